@@ -1,0 +1,133 @@
+# `make` lists the targets. Everything is set up on first use: Debian packages that are missing, virtual
+# environments in .venv and .cache, crates in target.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+ENVS := .cache/envs
+BIN := .venv/bin
+UV := .venv/bin/uv
+WHEELS := target/wheels
+CRATES := $(shell sed -n 's/^members = \[\(.*\)\]/\1/p' Cargo.toml | tr -d '",')
+# The binding is a library that only an interpreter can load; pytest tests it.
+RUST_TESTED := --workspace --exclude vineyard-python
+PANDAS := pandas2 pandas3
+PYTHON_SOURCES = $(wildcard python bench demo .ci)
+PYTHON_PACKAGE = $(dir $(firstword $(wildcard python/vineyard/__init__.py python/*/vineyard/__init__.py)))
+
+.PHONY: help
+help: ## Lists the targets
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ---------------------------------------------------------------------------------------------- set-up
+
+.PHONY: setup
+setup: $(BIN)/.ready $(PANDAS:%=$(ENVS)/%/.ready) ## Installs everything that the other targets need
+	cargo fetch --locked
+
+$(UV):
+	.ci/apt
+	python3 -m venv .venv
+	.venv/bin/pip install --quiet uv==0.13.9
+
+$(BIN)/.ready: .ci/tools.txt | $(UV)
+	$(UV) pip install --quiet --python $(BIN)/python -r .ci/tools.txt
+	touch $@
+
+$(ENVS)/%/.ready: python/tests/requirements-%.txt | $(UV)
+	$(UV) venv --quiet --clear --no-python-downloads --python $(BIN)/python $(ENVS)/$*
+	$(UV) pip install --quiet --python $(ENVS)/$*/bin/python -r $<
+	touch $@
+
+# ------------------------------------------------------------------------------------------------ build
+
+.PHONY: build
+build: ## Builds the command line and the static sidecar, optimised
+	cargo build --locked --release -p vineyard
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
+		cargo build --locked --release -p vineyard-sidecar --target x86_64-unknown-linux-gnu
+
+.PHONY: wheel
+wheel: $(BIN)/.ready ## Builds the Python wheel into target/wheels
+	rm -rf $(WHEELS)
+	$(BIN)/maturin build --quiet --locked --release --manifest-path python/Cargo.toml --out $(WHEELS)
+	@ls $(WHEELS)
+
+# ------------------------------------------------------------------------------------------------ check
+
+.PHONY: lint
+lint: lint-house lint-rust lint-python ## Checks format, lints, types, layers and house rules
+
+.PHONY: lint-house
+lint-house: $(BIN)/.ready
+	python3 .ci/tree.py
+	python3 .ci/layers.py
+	for script in .ci/run .ci/apt .ci/pythons .ci/wheel-test; do bash -n "$$script"; done
+	$(BIN)/typos
+
+# Alone and together, because a crate that only builds with its neighbours' features is broken.
+.PHONY: lint-rust
+lint-rust:
+	cargo fmt --all --check
+	for crate in $(CRATES); do \
+		cargo clippy --locked --quiet --manifest-path "$$crate/Cargo.toml" --all-targets -- -D warnings; \
+	done
+	cargo clippy --locked --quiet --workspace --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --workspace --no-deps --document-private-items
+
+.PHONY: lint-python
+lint-python: $(BIN)/.ready $(ENVS)/pandas3/.ready
+	$(BIN)/ruff check $(PYTHON_SOURCES)
+	$(BIN)/ruff format --check $(PYTHON_SOURCES)
+	$(BIN)/mypy --python-executable $(ENVS)/pandas3/bin/python $(PYTHON_PACKAGE)
+
+.PHONY: fmt
+fmt: $(BIN)/.ready ## Formats Rust and Python
+	cargo fmt --all
+	$(BIN)/ruff check --fix $(PYTHON_SOURCES)
+	$(BIN)/ruff format $(PYTHON_SOURCES)
+
+.PHONY: test
+test: lint test-rust test-python test-wheel ## Runs every check and every test that fits in half an hour
+	@echo "make test: everything passed"
+
+.PHONY: test-rust
+test-rust: ## Runs the Rust tests
+	cargo test --locked $(RUST_TESTED)
+
+.PHONY: test-python
+test-python: wheel $(PANDAS:%=$(ENVS)/%/.ready) ## Runs the Python tests, with pandas 2 and with pandas 3
+	for env in $(PANDAS); do \
+		echo "== python tests, $$env"; \
+		$(UV) pip install --quiet --no-deps --reinstall --python $(ENVS)/$$env/bin/python $(WHEELS)/*.whl; \
+		$(ENVS)/$$env/bin/pytest --import-mode=importlib -p no:cacheprovider -q python/tests; \
+	done
+
+.PHONY: test-wheel
+test-wheel: wheel ## Installs the wheel into fresh environments and runs the README's snippet
+	.ci/wheel-test $(WHEELS)/*.whl
+
+.PHONY: soak
+soak: ## Runs the long property and fault tests (an hour or so)
+	VINEYARD_SOAK=1 cargo test --locked --release -p vineyard-tests -- --nocapture
+
+.PHONY: deny
+deny: ## Checks licences and duplicate versions of the dependencies (needs cargo-deny)
+	cargo deny --locked check bans licenses sources
+
+# ------------------------------------------------------------------------------------------ show, tidy
+
+.PHONY: bench
+bench: build wheel ## Measures this store against its peers, all in one run
+	bench/run
+
+.PHONY: demo
+demo: build wheel ## Runs a real Kedro pipeline through the store and shows times and bills
+	demo/run
+
+.PHONY: clean
+clean: ## Removes everything that the other targets made
+	cargo clean --quiet
+	rm -rf .venv .cache
