@@ -16,7 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Test crates sit above everything.
 TESTS = {"vineyard-tests"}
 
-# What must not be linked into a crate, however deep. cgroups-rs only comes with the feature `control`.
+# What must not be linked into a crate, however deep. cgroups-rs comes with the feature `control`.
 RUNTIMES = {"tokio", "tonic", "kube", "hyper", "async-std", "cgroups-rs", "zbus"}
 NEVER_LINKED: dict[str, set[str]] = {
     "vineyard-proto": RUNTIMES,

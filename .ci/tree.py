@@ -16,7 +16,8 @@ FORBIDDEN = {"util", "utils", "helper", "helpers", "manager", "common", "misc"} 
 # `data/` holds the data sets of a project by that project's own convention (Kedro).
 FORBIDDEN_ANYWHERE = FORBIDDEN - {"data"}
 FORBIDDEN_TYPE = re.compile(
-    r"^\s*(?:pub(?:\([a-z]+\))? )?(?:struct|enum|trait|class) (\w*(?:Util|Helper|Manager|Misc|Handler)s?)\b",
+    r"^\s*(?:pub(?:\([a-z]+\))? )?(?:struct|enum|trait|class) "
+    r"(\w*(?:Util|Helper|Manager|Misc|Handler)s?)\b",
     re.MULTILINE,
 )
 
