@@ -1,1 +1,37 @@
-//! stub
+//! A volume as a store of immutable objects.
+//!
+//! A volume is a tmpfs directory. An object is one sealed file in it, a name is a relative symlink to it; the format is
+//! `docs/design/volume.md`. [`Volume`] is the entry: `put` and `create` make objects, `get` reads or maps them. No
+//! daemon takes part in a `get`, and in a `put` only the payer that reserves pages ahead of need.
+//!
+//! Invariants: nothing half-written is ever visible; a sealed object never changes and has no holes; nothing outside
+//! the volume is ever followed.
+
+mod draft;
+mod error;
+mod get;
+mod id;
+mod kind;
+mod local;
+mod mapping;
+mod name;
+mod naming;
+mod object;
+mod put;
+mod remove;
+mod seal;
+mod stat;
+mod tree;
+mod usage;
+mod volume;
+
+pub use draft::Draft;
+pub use error::Error;
+pub use id::{ObjectId, ParseIdError};
+pub use kind::{Kind, Tag};
+pub use mapping::Mapping;
+pub use name::Name;
+pub use object::{Content, Key, Mode, Object, PutOptions, Ref};
+pub use stat::Stat;
+pub use usage::{Space, Usage};
+pub use volume::{Options, Volume};

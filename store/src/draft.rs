@@ -1,0 +1,129 @@
+//! `create`: an object that is built in place, in memory that is already its own.
+
+use std::fmt;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::mman::{MapFlags, ProtFlags};
+use nix::sys::stat::Mode;
+use nix::unistd::ftruncate;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use crate::error::Error;
+use crate::kind::Kind;
+use crate::mapping::Mapping;
+use crate::object::{PutOptions, Ref};
+use crate::seal::{nobody_writes, refuse_holes};
+use crate::volume::Volume;
+
+const WRITABLE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+
+/// An object that is being built in place. Dropping it leaves nothing.
+pub struct Draft {
+    volume: Arc<Volume>,
+    kind: Kind,
+    mapping: Mapping,
+    /// Read-only, so that the mapping is the only way to write.
+    file: OwnedFd,
+}
+
+impl Volume {
+    /// Makes an object of `len` zero bytes to be filled in place. All of its pages are reserved now.
+    ///
+    /// # Errors
+    /// [`Error::Full`] when it does not fit.
+    pub fn create(self: &Arc<Self>, kind: Kind, len: u64) -> Result<Draft, Error> {
+        let at = |errno| self.failed("create", errno, len);
+        let size = usize::try_from(len).map_err(|_| Error::io("create", Errno::EFBIG))?;
+        let end = i64::try_from(len).map_err(|_| Error::io("create", Errno::EFBIG))?;
+        let writable = self.tree().unnamed()?;
+        ftruncate(writable.as_fd(), end).map_err(at)?;
+        self.reserve(writable.as_fd(), 0, len)?;
+        let mapping =
+            Mapping::new(writable.as_fd(), size, WRITABLE, MapFlags::MAP_SHARED).map_err(at)?;
+        let again = format!("/proc/self/fd/{}", writable.as_raw_fd());
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let file = open(again.as_str(), flags, Mode::empty()).map_err(at)?;
+        Ok(Draft {
+            volume: Arc::clone(self),
+            kind,
+            mapping,
+            file,
+        })
+    }
+}
+
+impl Draft {
+    /// The first byte of the memory to fill: shared with the file, at a multiple of 2 MiB when there are that many bytes.
+    #[must_use]
+    pub fn as_mut_ptr(&self) -> *mut u8 {
+        self.mapping.as_mut_ptr()
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.mapping.len()
+    }
+
+    /// Whether there are no bytes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.mapping.is_empty()
+    }
+
+    /// The kind that it will have.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Seals what was filled. The same addresses stay mapped, now private: what is written there from now on does not
+    /// change the object.
+    ///
+    /// When somebody else may still write to the file (a forked child that inherited the mapping), the content is
+    /// copied into a file that nobody else has.
+    ///
+    /// # Errors
+    /// [`Error::Holes`] when pages were freed meanwhile, [`Error::Exists`] when the name is taken; nothing remains.
+    pub fn seal(self, options: &PutOptions) -> Result<(Ref, Mapping), Error> {
+        let Self {
+            volume,
+            kind,
+            mapping,
+            file,
+        } = self;
+        let len = mapping.len() as u64;
+        let at = |errno| Error::io("seal", errno);
+        mapping
+            .replace(file.as_fd(), WRITABLE, MapFlags::MAP_PRIVATE)
+            .map_err(at)?;
+        if nobody_writes(file.as_fd()).map_err(at)? {
+            refuse_holes(file.as_fd(), len)?;
+            let object = volume.seal_file(file.as_fd(), kind, len, options)?;
+            return Ok((object, mapping));
+        }
+        let copy = volume.tree().unnamed()?;
+        volume.reserve(copy.as_fd(), 0, len)?;
+        volume.write_all(copy.as_fd(), &[IoSlice::new(mapping.as_slice())], 0)?;
+        let object = volume.seal_file(copy.as_fd(), kind, len, options)?;
+        let sealed = volume
+            .open_object(&crate::name::ObjectFile::new(object.id, object.kind))
+            .map_err(at)?;
+        mapping
+            .replace(sealed.as_fd(), WRITABLE, MapFlags::MAP_PRIVATE)
+            .map_err(at)?;
+        Ok((object, mapping))
+    }
+}
+
+impl fmt::Debug for Draft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Draft")
+            .field("kind", &self.kind)
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,101 @@
+//! `put`: content in memory becomes a sealed object.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::uio::pwritev;
+
+use crate::error::Error;
+use crate::kind::Kind;
+use crate::mapping::HUGE;
+use crate::object::{PutOptions, Ref};
+use crate::volume::Volume;
+
+/// Most slices of one `pwritev`.
+const MAX_SLICES: usize = 1024;
+
+impl Volume {
+    /// Puts an object: the slices, one after the other.
+    ///
+    /// # Errors
+    /// [`Error::Full`] when it does not fit, [`Error::Exists`] when the name is taken and must not be overwritten.
+    /// Nothing remains of a failed put.
+    pub fn put(
+        &self,
+        kind: Kind,
+        content: &[IoSlice<'_>],
+        options: &PutOptions,
+    ) -> Result<Ref, Error> {
+        let len = content.iter().map(|s| s.len() as u64).sum();
+        let file = self.filled(content, len, options)?;
+        self.seal_file(file.as_fd(), kind, len, options)
+    }
+
+    /// A file that holds `content` and that nobody sees yet.
+    fn filled(
+        &self,
+        content: &[IoSlice<'_>],
+        len: u64,
+        options: &PutOptions,
+    ) -> Result<OwnedFd, Error> {
+        if len >= HUGE as u64 {
+            self.refuse_taken(options)?;
+        }
+        let file = self.tree().unnamed()?;
+        if self.payer().is_some() || len >= HUGE as u64 {
+            self.reserve(file.as_fd(), 0, len)?;
+        }
+        self.write_all(file.as_fd(), content, 0)?;
+        Ok(file)
+    }
+
+    /// Writes all slices to `file`, from `offset` on.
+    pub(crate) fn write_all(
+        &self,
+        file: BorrowedFd<'_>,
+        content: &[IoSlice<'_>],
+        offset: u64,
+    ) -> Result<(), Error> {
+        let mut offset = i64::try_from(offset).map_err(|_| Error::io("write", Errno::EFBIG))?;
+        for some in content.chunks(MAX_SLICES) {
+            // The usual case needs no copy of the slices.
+            let total: usize = some.iter().map(|s| s.len()).sum();
+            let mut done = self.write_some(file, some, offset, total)?;
+            offset += i64::try_from(done).unwrap_or(i64::MAX);
+            if done == total {
+                continue;
+            }
+            let mut rest = some.to_vec();
+            let mut rest = rest.as_mut_slice();
+            loop {
+                IoSlice::advance_slices(&mut rest, done);
+                if rest.is_empty() {
+                    break;
+                }
+                done = self.write_some(file, rest, offset, total)?;
+                offset += i64::try_from(done).unwrap_or(i64::MAX);
+            }
+        }
+        Ok(())
+    }
+
+    fn write_some(
+        &self,
+        file: BorrowedFd<'_>,
+        some: &[IoSlice<'_>],
+        offset: i64,
+        asked: usize,
+    ) -> Result<usize, Error> {
+        if asked == 0 {
+            return Ok(0);
+        }
+        loop {
+            match pwritev(file, some, offset) {
+                Err(Errno::EINTR) => {}
+                Ok(0) => return Err(Error::io("write", Errno::EIO)),
+                other => return other.map_err(|errno| self.failed("write", errno, asked as u64)),
+            }
+        }
+    }
+}

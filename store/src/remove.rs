@@ -1,0 +1,223 @@
+//! Removal: names own their objects, and an object that somebody may still map goes through the trash.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::sys::stat::{Mode, fstatat};
+
+use crate::error::Error;
+use crate::get::MAX_READ;
+use crate::kind::Kind;
+use crate::name::{Name, ObjectFile};
+use crate::naming::Entry;
+use crate::object::Key;
+use crate::seal::nobody_uses;
+use crate::tree::{READ, Tree};
+use crate::volume::Volume;
+
+impl Volume {
+    /// Removes a name and the object that it owns, a plain file, or an object by id. Views of it stay valid. Returns
+    /// whether it was there.
+    ///
+    /// # Errors
+    /// When the volume is read-only or the tree cannot be changed.
+    pub fn remove(&self, key: Key<'_>) -> Result<bool, Error> {
+        let Key::Name(name) = key else {
+            let object = match self.object_of(key) {
+                Err(Error::NotFound { .. }) => return Ok(false),
+                other => other?,
+            };
+            return self.discard(&object);
+        };
+        let entry = self.resolve(name)?;
+        let (Entry::Object(_) | Entry::Plain) = entry else {
+            return match entry {
+                Entry::Directory => Err(Error::Foreign {
+                    key: name.to_string(),
+                    why: "it is a directory",
+                }),
+                _ => Ok(false),
+            };
+        };
+        let at = |errno| Error::io(name.as_str(), errno);
+        let (directory, last) = self.tree().parent(name).map_err(at)?;
+        let parent = directory
+            .as_ref()
+            .map_or(self.tree().root.as_fd(), |fd| fd.as_fd());
+        if !Tree::unlink(parent, last).map_err(at)? {
+            return Ok(false);
+        }
+        if let Entry::Object(object) = entry {
+            self.release(&object, Some(name))?;
+        }
+        Ok(true)
+    }
+
+    /// `name` does not point to `object` any more: removes the object unless it has another name.
+    pub(crate) fn release(&self, object: &ObjectFile, name: Option<&Name>) -> Result<(), Error> {
+        if self.has_other_name(object, name)? {
+            return Ok(());
+        }
+        self.discard(object).map(drop)
+    }
+
+    /// Removes the object itself. Small ones are never mapped by us; others leave through the trash, where nobody can
+    /// open them any more, so that a lease decides without a race.
+    pub(crate) fn discard(&self, object: &ObjectFile) -> Result<bool, Error> {
+        let tree = self.tree();
+        let at = |errno| Error::io(object.as_str(), errno);
+        let len = match fstatat(
+            tree.objects.as_fd(),
+            object.as_str(),
+            AtFlags::AT_SYMLINK_NOFOLLOW,
+        ) {
+            Ok(stat) => u64::try_from(stat.st_size).unwrap_or(0),
+            Err(Errno::ENOENT) => return Ok(false),
+            Err(errno) => return Err(at(errno)),
+        };
+        if len <= MAX_READ {
+            return Tree::unlink(tree.objects.as_fd(), object.as_str()).map_err(at);
+        }
+        match renameat(
+            tree.objects.as_fd(),
+            object.as_str(),
+            tree.trash.as_fd(),
+            object.as_str(),
+        ) {
+            Ok(()) => {}
+            Err(Errno::ENOENT) => return Ok(false),
+            Err(errno) => return Err(at(errno)),
+        }
+        self.bury(object.as_str());
+        Ok(true)
+    }
+
+    /// Unlinks a file of the trash if nobody has it open or mapped. Returns whether it is gone.
+    pub(crate) fn bury(&self, name: &str) -> bool {
+        let trash = self.tree().trash.as_fd();
+        let Ok(file) = openat(trash, name, READ, Mode::empty()) else {
+            return false;
+        };
+        match nobody_uses(file.as_fd()) {
+            Ok(true) => Tree::unlink(trash, name).is_ok(),
+            // In use, or not ours to ask about.
+            Ok(false) | Err(_) => false,
+        }
+    }
+
+    /// Unlinks what nobody maps any more. Returns how many objects went.
+    pub(crate) fn empty_trash(&self) -> Result<u64, Error> {
+        let mut gone = 0;
+        self.each_of_trash(|volume, name| {
+            gone += u64::from(volume.bury(name));
+        })?;
+        Ok(gone)
+    }
+
+    /// Allocated bytes and number of the objects in the trash.
+    pub(crate) fn trash_bytes(&self) -> Result<(u64, u64), Error> {
+        let (mut bytes, mut count) = (0_u64, 0_u64);
+        self.each_of_trash(|volume, name| {
+            if let Ok(stat) = fstatat(
+                volume.tree().trash.as_fd(),
+                name,
+                AtFlags::AT_SYMLINK_NOFOLLOW,
+            ) {
+                bytes = bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0) * 512);
+                count += 1;
+            }
+        })?;
+        Ok((bytes, count))
+    }
+
+    fn each_of_trash(&self, mut each: impl FnMut(&Self, &str)) -> Result<(), Error> {
+        for name in list_directory(self.tree().trash.as_fd(), ".vineyard/trash")? {
+            each(self, &name);
+        }
+        Ok(())
+    }
+
+    /// The file of an object that is asked for by id.
+    pub(crate) fn object_of(&self, key: Key<'_>) -> Result<ObjectFile, Error> {
+        match key {
+            Key::Object(id, kind) => Ok(ObjectFile::new(id, kind)),
+            Key::Name(name) => match self.resolve(name)? {
+                Entry::Object(object) => Ok(object),
+                _ => Err(Error::not_found(name.as_str())),
+            },
+            Key::Id(id) => {
+                for kind in Kind::KNOWN {
+                    let object = ObjectFile::new(id, kind);
+                    match fstatat(
+                        self.tree().objects.as_fd(),
+                        object.as_str(),
+                        AtFlags::AT_SYMLINK_NOFOLLOW,
+                    ) {
+                        Ok(_) => return Ok(object),
+                        Err(Errno::ENOENT) => {}
+                        Err(errno) => return Err(Error::io(id.to_string(), errno)),
+                    }
+                }
+                // A kind of somebody else: the directory has to be searched.
+                let names = list_directory(self.tree().objects.as_fd(), ".vineyard/objects")?;
+                names
+                    .iter()
+                    .filter_map(|n| ObjectFile::parse(n.as_bytes()))
+                    .find(|o| o.id == id)
+                    .ok_or_else(|| Error::not_found(id.to_string()))
+            }
+        }
+    }
+
+    /// Whether a name other than `name` still points to `object`, as `links/<id>/` lists them.
+    fn has_other_name(&self, object: &ObjectFile, name: Option<&Name>) -> Result<bool, Error> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let digits = object.id.to_string();
+        let directory: OwnedFd = match openat(
+            self.tree().links.as_fd(),
+            digits.as_str(),
+            flags,
+            Mode::empty(),
+        ) {
+            Ok(fd) => fd,
+            Err(Errno::ENOENT) => return Ok(false),
+            Err(errno) => return Err(Error::io(format!(".vineyard/links/{digits}"), errno)),
+        };
+        for entry in list_directory(directory.as_fd(), ".vineyard/links")? {
+            let Ok(target) = nix::fcntl::readlinkat(directory.as_fd(), entry.as_str()) else {
+                continue;
+            };
+            let Some(other) = target.to_str().and_then(|t| Name::new(t).ok()) else {
+                continue;
+            };
+            if Some(&other) == name {
+                continue;
+            }
+            if matches!(self.resolve(&other), Ok(Entry::Object(o)) if o == *object) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Names in one of the volume's own, flat directories.
+pub(crate) fn list_directory(
+    directory: std::os::fd::BorrowedFd<'_>,
+    path: &str,
+) -> Result<Vec<String>, Error> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let at = |errno| Error::io(path, errno);
+    let mut dir = Dir::openat(directory, ".", flags, Mode::empty()).map_err(at)?;
+    let mut names = Vec::new();
+    for entry in dir.iter() {
+        let entry = entry.map_err(at)?;
+        match entry.file_name().to_str() {
+            Ok("." | "..") | Err(_) => {}
+            Ok(name) => names.push(name.to_owned()),
+        }
+    }
+    Ok(names)
+}

@@ -1,0 +1,134 @@
+//! The volume: a directory that is also a store. Everything else in this crate is a part of [`Volume`].
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use vineyard_charge::{Extent, Full, Limit, Payer, ReserveError};
+
+use crate::error::Error;
+use crate::local::LocalPages;
+use crate::tree::Tree;
+
+/// How a volume is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Who is billed for what is put. `None`: nobody but the caller's own cgroup, as for any file.
+    pub payer: Option<Arc<dyn Payer>>,
+    /// Whether the tree is made when it is absent.
+    pub create: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            payer: None,
+            create: true,
+        }
+    }
+}
+
+/// A volume. Cheap to share by `Arc`; every method may be called from any thread.
+#[derive(Debug)]
+pub struct Volume {
+    tree: Tree,
+    payer: Option<Arc<dyn Payer>>,
+    local: LocalPages,
+}
+
+impl Volume {
+    /// Opens the volume at `root`.
+    ///
+    /// # Errors
+    /// [`Error::NotAVolume`] when the directory holds none and none may be made, [`Error::Format`] when it was written
+    /// by a newer version.
+    pub fn open(root: &Path, options: Options) -> Result<Self, Error> {
+        Ok(Self {
+            tree: Tree::open(root, options.create)?,
+            payer: options.payer,
+            local: LocalPages::default(),
+        })
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.tree.path
+    }
+
+    /// Whether somebody is billed for what is put here.
+    #[must_use]
+    pub fn is_billed(&self) -> bool {
+        self.payer.is_some()
+    }
+
+    pub(crate) fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    pub(crate) fn payer(&self) -> Option<&Arc<dyn Payer>> {
+        self.payer.as_ref()
+    }
+
+    /// Allocates the pages of a range of `file` on the bill.
+    pub(crate) fn reserve(
+        &self,
+        file: BorrowedFd<'_>,
+        offset: u64,
+        length: u64,
+    ) -> Result<(), Error> {
+        if length == 0 {
+            return Ok(());
+        }
+        let extents = [(file, Extent { offset, length })];
+        let payer = self.payer.as_deref().unwrap_or_else(|| self.local.payer());
+        match payer.reserve(&extents) {
+            Err(ReserveError::Full(_)) => {
+                // What nobody needs goes first.
+                self.make_room();
+                payer.reserve(&extents).map_err(|e| self.refused(e, length))
+            }
+            other => other.map_err(|e| self.refused(e, length)),
+        }
+    }
+
+    /// Frees what this process holds in reserve and what nobody maps any more.
+    pub(crate) fn make_room(&self) {
+        let _ = self.empty_trash();
+    }
+
+    pub(crate) fn refused(&self, error: ReserveError, asked: u64) -> Error {
+        match error {
+            ReserveError::Full(full) => Error::Full {
+                full,
+                space: self.space(),
+            },
+            ReserveError::Io(e) if e.raw_os_error() == Some(libc::ENOSPC) => self.full(asked),
+            other => Error::Payer(other),
+        }
+    }
+
+    /// The error of an operation that the volume had no room for.
+    pub(crate) fn full(&self, asked: u64) -> Error {
+        let usage = self.usage().ok();
+        let full = Full {
+            asked,
+            free: usage.map_or(0, |u| u.free),
+            limit: Limit::Volume,
+            limit_bytes: usage.map_or(0, |u| u.capacity),
+        };
+        Error::Full {
+            full,
+            space: self.space(),
+        }
+    }
+
+    /// The error of a system call.
+    pub(crate) fn failed(&self, path: &str, errno: Errno, asked: u64) -> Error {
+        match errno {
+            Errno::ENOSPC | Errno::EDQUOT => self.full(asked),
+            errno => Error::io(path, errno),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `create`: fill in place, seal, and the same memory stays usable.
+
+#[cfg(test)]
+mod support;
+
+use support::{named, pattern, place};
+use vineyard_store::{Error, Kind, PutOptions};
+
+#[test]
+fn what_is_filled_in_place_is_got_and_the_array_stays_valid_but_private() {
+    let place = place();
+    for len in [0, 1, 5000, 3 << 20] {
+        let draft = place.volume.create(Kind::Raw, len as u64).unwrap();
+        let content = pattern(len, 5);
+        // SAFETY: the draft has `len` writable bytes.
+        unsafe { draft.as_mut_ptr().copy_from(content.as_ptr(), len) };
+        let address = draft.as_mut_ptr();
+        let (object, view) = draft.seal(&named("x")).unwrap();
+        assert_eq!(object.len, len as u64);
+        assert!(len == 0 || view.as_ptr() == address.cast_const());
+        assert!(view.as_slice() == content);
+        if len > 0 {
+            // SAFETY: the view is copy-on-write.
+            unsafe { view.as_mut_ptr().write(99) };
+        }
+        assert!(place.get("x").bytes() == content);
+    }
+}
+
+#[test]
+fn a_dropped_draft_leaves_nothing() {
+    let place = place();
+    drop(place.volume.create(Kind::Raw, 5 << 20).unwrap());
+    assert_eq!(place.objects(), Vec::<String>::new());
+}
+
+#[test]
+fn a_draft_that_is_not_filled_is_zeros_and_holds_its_pages() {
+    let place = place();
+    let (object, _view) = place
+        .volume
+        .create(Kind::Raw, 3 << 20)
+        .unwrap()
+        .seal(&named("x"))
+        .unwrap();
+    assert!(place.get("x").bytes().iter().all(|b| *b == 0));
+    let stat = place.volume.stat((&object).into()).unwrap();
+    assert!(stat.allocated >= 3 << 20);
+}
+
+#[test]
+fn a_seal_under_a_taken_name_fails_and_leaves_nothing() {
+    let place = place();
+    place.put("x", b"first");
+    let options = PutOptions {
+        overwrite: false,
+        ..named("x")
+    };
+    let sealed = place.volume.create(Kind::Raw, 100).unwrap().seal(&options);
+    assert!(matches!(sealed, Err(Error::Exists { .. })));
+    assert_eq!(place.objects().len(), 1);
+}
+
+#[test]
+fn a_forked_child_that_still_maps_the_draft_cannot_change_the_object() {
+    let place = place();
+    let draft = place.volume.create(Kind::Raw, 3 << 20).unwrap();
+    let start = draft.as_mut_ptr();
+    // SAFETY: 3 MiB are writable.
+    unsafe { start.write_bytes(1, 3 << 20) };
+    let mut go = [0; 2];
+    let mut done = [0; 2];
+    // SAFETY: plain pipes; the child only uses system calls and memory that it inherited, then ends at once.
+    let child = unsafe {
+        assert_eq!(libc::pipe(go.as_mut_ptr()), 0);
+        assert_eq!(libc::pipe(done.as_mut_ptr()), 0);
+        let child = libc::fork();
+        if child == 0 {
+            let mut byte = 0_u8;
+            libc::read(go[0], (&raw mut byte).cast(), 1);
+            start.write_bytes(2, 3 << 20);
+            libc::write(done[1], (&raw const byte).cast(), 1);
+            libc::_exit(0);
+        }
+        child
+    };
+    assert!(child > 0);
+    let (_, view) = draft.seal(&named("x")).unwrap();
+    let mut byte = 0_u8;
+    // SAFETY: as above; the child is ours.
+    unsafe {
+        libc::write(go[1], (&raw const byte).cast(), 1);
+        libc::read(done[0], (&raw mut byte).cast(), 1);
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+    }
+    assert!(view.as_slice().iter().all(|b| *b == 1));
+    assert!(place.get("x").bytes().iter().all(|b| *b == 1));
+}
