@@ -1,9 +1,6 @@
 //! `create`: fill in place, seal, and the same memory stays usable.
 
-#[cfg(test)]
-mod support;
-
-use support::{named, pattern, place};
+use crate::support::{named, pattern, place};
 use vineyard_store::{Error, Kind, PutOptions};
 
 #[test]

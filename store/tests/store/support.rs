@@ -1,8 +1,4 @@
 //! What the tests of the store share: a volume in memory that is removed with its test.
-#![expect(
-    dead_code,
-    reason = "every test file is a crate of its own and uses only a part"
-)]
 
 use std::io::IoSlice;
 use std::path::Path;
@@ -79,5 +75,7 @@ impl Place {
 
 /// Bytes that differ from page to page.
 pub(crate) fn pattern(len: usize, seed: u8) -> Vec<u8> {
-    (0..len).map(|i| (i / 7 + i / 4096) as u8 ^ seed).collect()
+    (0..len)
+        .map(|i| u8::try_from((i / 7 + i / 4096) % 251).unwrap() ^ seed)
+        .collect()
 }

@@ -1,12 +1,9 @@
 //! What is put is what is got, for every size, and views never change.
 
-#[cfg(test)]
-mod support;
-
 use std::io::IoSlice;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use support::{name, named, pattern, place};
+use crate::support::{name, named, pattern, place};
 use vineyard_store::{Content, Error, Key, Kind, Mode, PutOptions};
 
 const SIZES: [usize; 14] = [
@@ -176,7 +173,7 @@ fn a_name_whose_object_is_gone_is_lost_not_empty() {
 #[test]
 fn symlinks_that_leave_the_volume_are_not_followed() {
     let place = place();
-    let outside = support::memory_directory();
+    let outside = crate::support::memory_directory();
     std::fs::write(outside.path().join("secret"), b"secret").unwrap();
     std::os::unix::fs::symlink(outside.path(), place.path().join("dir")).unwrap();
     std::os::unix::fs::symlink(outside.path().join("secret"), place.path().join("file")).unwrap();

@@ -1,0 +1,6 @@
+//! What the store promises, one file per promise. Everything runs in a directory under `/dev/shm` where there is one.
+#![cfg(test)]
+
+mod create_in_place;
+mod put_and_get;
+mod support;
