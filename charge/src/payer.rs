@@ -2,8 +2,20 @@
 //!
 //! A payer knows no paths. [`Payer`] is the border: in process it is `OwnPayer`, over a socket `RemotePayer`.
 
+mod connection;
+mod fill;
+mod own;
+mod probe;
+mod remote;
+mod room;
+
+pub use own::OwnPayer;
+pub use remote::RemotePayer;
+
 use std::fmt;
 use std::os::fd::BorrowedFd;
+
+use vineyard_proto::payer as wire;
 
 /// A range of a file, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,6 +65,38 @@ impl fmt::Display for Full {
     }
 }
 
+impl From<&wire::Full> for Full {
+    fn from(full: &wire::Full) -> Self {
+        let limit = match full.limit() {
+            wire::full::Limit::Allowance => Limit::Allowance,
+            wire::full::Limit::Volume => Limit::Volume,
+            wire::full::Limit::Cgroup | wire::full::Limit::Unspecified => Limit::Cgroup,
+        };
+        Self {
+            asked: full.asked_bytes,
+            free: full.free_bytes,
+            limit,
+            limit_bytes: full.limit_bytes,
+        }
+    }
+}
+
+impl From<Full> for wire::Full {
+    fn from(full: Full) -> Self {
+        let limit = match full.limit {
+            Limit::Allowance => wire::full::Limit::Allowance,
+            Limit::Cgroup => wire::full::Limit::Cgroup,
+            Limit::Volume => wire::full::Limit::Volume,
+        };
+        Self {
+            asked_bytes: full.asked,
+            free_bytes: full.free,
+            limit: limit.into(),
+            limit_bytes: full.limit_bytes,
+        }
+    }
+}
+
 /// Why a payer did not reserve.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -77,6 +121,10 @@ pub enum ReserveError {
 /// Whoever is billed.
 pub trait Payer: Send + Sync + fmt::Debug {
     /// Allocates every page of every extent, all or nothing, without changing any file's size.
+    ///
+    /// Extents start at a multiple of the page size and are *fresh*: nothing is allocated there yet, so that an undo
+    /// may free all of it. Bytes that do exist are kept, even then. Set a large file's final size first: whole 2 MiB
+    /// regions that begin below it are allocated about four times as fast as others.
     ///
     /// # Errors
     /// [`ReserveError::Full`] when it does not fit, with everything undone. Nobody is ever OOM-killed for it.

@@ -1,0 +1,136 @@
+//! Read-only shared mappings whose addresses are aligned like the file's offsets, so that 2 MiB of file are 2 MiB of
+//! page table: what `MADV_COLLAPSE` and `/proc/self/pagemap` need.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+
+use crate::REGION;
+
+/// Linux 6.1; not in every libc.
+const MADV_COLLAPSE: libc::c_int = 25;
+
+/// A part of a file, mapped. Nobody forms a reference to its bytes, which other processes may write.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    reservation: NonNull<libc::c_void>,
+    reserved: usize,
+    address: usize,
+    length: usize,
+}
+
+impl Mapping {
+    /// Maps `length` bytes, rounded up to whole regions, from `offset`, a multiple of 2 MiB.
+    pub(crate) fn new(file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<Self> {
+        debug_assert_eq!(offset % REGION, 0);
+        let invalid = || io::Error::from_raw_os_error(libc::EOVERFLOW);
+        let region = usize::try_from(REGION).map_err(|_| invalid())?;
+        let length = usize::try_from(length.next_multiple_of(REGION)).map_err(|_| invalid())?;
+        let offset = libc::off_t::try_from(offset).map_err(|_| invalid())?;
+        let reserved = length.checked_add(region).ok_or_else(invalid)?;
+        // SAFETY: a new private reservation without access; no existing mapping is touched.
+        let reservation = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                reserved,
+                libc::PROT_NONE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+                -1,
+                0,
+            )
+        };
+        let reservation = pointer(reservation)?;
+        let mut mapping = Self {
+            reservation,
+            reserved,
+            address: (reservation.as_ptr() as usize).next_multiple_of(region),
+            length,
+        };
+        // SAFETY: `address .. address + length` lies inside the reservation made above, which nobody else knows.
+        let mapped = unsafe {
+            libc::mmap(
+                mapping.address as *mut libc::c_void,
+                length,
+                libc::PROT_READ,
+                libc::MAP_SHARED | libc::MAP_FIXED,
+                file.as_raw_fd(),
+                offset,
+            )
+        };
+        mapping.address = pointer(mapped)?.as_ptr() as usize;
+        Ok(mapping)
+    }
+
+    /// Has the kernel copy `length` bytes at `offset` of the mapping into huge pages of this process' cgroup.
+    pub(crate) fn collapse(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.advise(offset, length, MADV_COLLAPSE)
+    }
+
+    /// `madvise` on a part of the mapping.
+    pub(crate) fn advise(&self, offset: u64, length: u64, advice: libc::c_int) -> io::Result<()> {
+        let (address, length) = self.part(offset, length)?;
+        // SAFETY: the range lies in this mapping (`part`); no advice used here discards or moves anonymous memory, and
+        // no Rust reference points into it.
+        let result = unsafe { libc::madvise(address as *mut libc::c_void, length, advice) };
+        if result == 0 {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    }
+
+    /// Address and length of a part that must lie inside.
+    pub(crate) fn part(&self, offset: u64, length: u64) -> io::Result<(usize, usize)> {
+        let inside = || {
+            let offset = usize::try_from(offset).ok()?;
+            let length = usize::try_from(length).ok()?;
+            (offset.checked_add(length)? <= self.length).then_some((self.address + offset, length))
+        };
+        inside().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the whole reservation, including the file mapped into it, belongs to this value.
+        unsafe { libc::munmap(self.reservation.as_ptr(), self.reserved) };
+    }
+}
+
+/// The offsets of the regions of a range that starts with one.
+pub(crate) fn regions(begin: u64, end: u64) -> impl Iterator<Item = u64> + Clone {
+    (0..end.saturating_sub(begin).div_ceil(REGION)).map(move |index| begin + index * REGION)
+}
+
+/// Linux 6.5; the same number on every architecture.
+const CACHESTAT: libc::c_long = 451;
+
+/// Pages of a range that are in the page cache or swapped out, also those that were allocated and never written.
+///
+/// A length of 0 means up to the end of what is allocated, beyond the end of the file too.
+pub(crate) fn resident_pages(file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<u64> {
+    let range = [offset, length];
+    let mut counts = [0u64; 5];
+    // SAFETY: the kernel reads two and writes five 64-bit numbers.
+    let result = unsafe {
+        libc::syscall(
+            CACHESTAT,
+            file.as_raw_fd(),
+            range.as_ptr(),
+            counts.as_mut_ptr(),
+            0,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let [cached, _dirty, _writeback, evicted, _recently] = counts;
+    Ok(cached + evicted)
+}
+
+fn pointer(result: *mut libc::c_void) -> io::Result<NonNull<libc::c_void>> {
+    if result == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(result).ok_or_else(|| io::Error::from_raw_os_error(libc::EFAULT))
+}
