@@ -87,36 +87,69 @@ impl Draft {
     /// copied into a file that nobody else has.
     ///
     /// # Errors
-    /// [`Error::Holes`] when pages were freed meanwhile, [`Error::Exists`] when the name is taken; nothing remains.
-    pub fn seal(self, options: &PutOptions) -> Result<(Ref, Mapping), Error> {
+    /// [`Error::Holes`] when pages were freed meanwhile, [`Error::Exists`] when the name is taken; nothing remains of the
+    /// object, but its memory comes back, since somebody may still look at it.
+    pub fn seal(self, options: &PutOptions) -> Result<(Ref, Mapping), SealError> {
         let Self {
             volume,
             kind,
             mapping,
             file,
         } = self;
-        let len = mapping.len() as u64;
-        let at = |errno| Error::io("seal", errno);
-        mapping
-            .replace(file.as_fd(), WRITABLE, MapFlags::MAP_PRIVATE)
-            .map_err(at)?;
-        if nobody_writes(file.as_fd()).map_err(at)? {
-            refuse_holes(file.as_fd(), len)?;
-            let object = volume.seal_file(file.as_fd(), kind, len, options)?;
-            return Ok((object, mapping));
+        match sealed(&volume, kind, &mapping, &file, options) {
+            Ok(object) => Ok((object, mapping)),
+            Err(error) => Err(SealError {
+                error,
+                memory: mapping,
+            }),
         }
-        let copy = volume.tree().unnamed()?;
-        volume.reserve(copy.as_fd(), 0, len)?;
-        volume.write_all(copy.as_fd(), &[IoSlice::new(mapping.as_slice())], 0)?;
-        let object = volume.seal_file(copy.as_fd(), kind, len, options)?;
-        let sealed = volume
-            .open_object(&crate::name::ObjectFile::new(object.id, object.kind))
-            .map_err(at)?;
-        mapping
-            .replace(sealed.as_fd(), WRITABLE, MapFlags::MAP_PRIVATE)
-            .map_err(at)?;
-        Ok((object, mapping))
     }
+}
+
+/// A seal that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct SealError {
+    /// Why.
+    #[source]
+    pub error: Error,
+    /// What was filled, at the same addresses.
+    pub memory: Mapping,
+}
+
+impl From<SealError> for Error {
+    fn from(failed: SealError) -> Self {
+        failed.error
+    }
+}
+
+fn sealed(
+    volume: &Volume,
+    kind: Kind,
+    mapping: &Mapping,
+    file: &OwnedFd,
+    options: &PutOptions,
+) -> Result<Ref, Error> {
+    let len = mapping.len() as u64;
+    let at = |errno| Error::io("seal", errno);
+    mapping
+        .replace(file.as_fd(), WRITABLE, MapFlags::MAP_PRIVATE)
+        .map_err(at)?;
+    if nobody_writes(file.as_fd()).map_err(at)? {
+        refuse_holes(file.as_fd(), len)?;
+        return volume.seal_file(file.as_fd(), kind, len, options);
+    }
+    let copy = volume.tree().unnamed()?;
+    volume.reserve(copy.as_fd(), 0, len)?;
+    volume.write_all(copy.as_fd(), &[IoSlice::new(mapping.as_slice())], 0)?;
+    let object = volume.seal_file(copy.as_fd(), kind, len, options)?;
+    let file = volume
+        .open_object(&crate::name::ObjectFile::new(object.id, object.kind))
+        .map_err(at)?;
+    mapping
+        .replace(file.as_fd(), WRITABLE, MapFlags::MAP_PRIVATE)
+        .map_err(at)?;
+    Ok(object)
 }
 
 impl fmt::Debug for Draft {

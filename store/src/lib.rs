@@ -25,7 +25,7 @@ mod tree;
 mod usage;
 mod volume;
 
-pub use draft::Draft;
+pub use draft::{Draft, SealError};
 pub use error::Error;
 pub use id::{ObjectId, ParseIdError};
 pub use kind::{Kind, Tag};

@@ -54,7 +54,9 @@ fn a_seal_under_a_taken_name_fails_and_leaves_nothing() {
         ..named("x")
     };
     let sealed = place.volume.create(Kind::Raw, 100).unwrap().seal(&options);
-    assert!(matches!(sealed, Err(Error::Exists { .. })));
+    let failed = sealed.unwrap_err();
+    assert!(matches!(failed.error, Error::Exists { .. }));
+    assert_eq!(failed.memory.as_slice(), [0; 100]);
     assert_eq!(place.objects().len(), 1);
 }
 
