@@ -134,3 +134,20 @@ impl Error {
         }
     }
 }
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::Io { source, .. } => source.kind(),
+            Error::NotFound { .. } | Error::Lost { .. } => io::ErrorKind::NotFound,
+            Error::Exists { .. } => io::ErrorKind::AlreadyExists,
+            Error::Full { .. } => io::ErrorKind::StorageFull,
+            Error::Timeout { .. } => io::ErrorKind::TimedOut,
+            Error::ReadOnly => io::ErrorKind::ReadOnlyFilesystem,
+            Error::InvalidName { .. } => io::ErrorKind::InvalidInput,
+            Error::Corrupt { .. } => io::ErrorKind::InvalidData,
+            _ => io::ErrorKind::Other,
+        };
+        Self::new(kind, error)
+    }
+}

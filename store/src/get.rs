@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::fcntl::openat;
-use nix::sys::mman::{MapFlags, ProtFlags};
 use nix::sys::stat::{FileStat, Mode as FileMode, SFlag, fstat};
 use nix::sys::uio::pread;
 
@@ -41,6 +40,7 @@ impl Volume {
                     kind: object.kind,
                     content: self.content(file.as_fd(), mode, name.as_str())?,
                 }),
+                Found::Below => self.get_member(name, mode),
                 Found::Plain(file) => Ok(Object {
                     id: None,
                     kind: Kind::of_extension(name.file_name()),
@@ -82,7 +82,8 @@ impl Volume {
                         why: "it is a directory",
                     });
                 }
-                Entry::Absent | Entry::Below => return Err(Error::not_found(name.as_str())),
+                Entry::Below => return Ok(Found::Below),
+                Entry::Absent => return Err(Error::not_found(name.as_str())),
             }
         }
         Err(Error::Lost {
@@ -150,18 +151,14 @@ impl Volume {
 pub(crate) enum Found {
     Object(ObjectFile, OwnedFd),
     Plain(OwnedFd),
+    /// Nothing, but a beginning of the name is not a directory: it may be a pack.
+    Below,
 }
 
 /// Maps `len` bytes, or reads them when the process has no mapping left.
 fn map(file: BorrowedFd<'_>, len: u64, mode: Mode, key: &str) -> Result<Content, Error> {
     let size = usize::try_from(len).map_err(|_| Error::io(key, Errno::EFBIG))?;
-    let (prot, flags) = match mode {
-        Mode::CopyOnWrite => (
-            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-            MapFlags::MAP_PRIVATE,
-        ),
-        Mode::ReadOnly => (ProtFlags::PROT_READ, MapFlags::MAP_SHARED),
-    };
+    let (prot, flags) = mode.protection();
     match Mapping::new(file, size, prot, flags) {
         Ok(mapping) => Ok(Content::Mapped(mapping)),
         Err(Errno::ENOMEM) => {
@@ -218,6 +215,27 @@ pub(crate) fn read_rest(
             Ok(n) => done += n,
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(io_error(errno.into())),
+        }
+    }
+    Ok(())
+}
+
+/// Reads exactly `bytes`.
+pub(crate) fn read_at(
+    file: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    offset: u64,
+    key: &str,
+) -> Result<(), Error> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let at = offset.saturating_add(done as u64);
+        let at = i64::try_from(at).map_err(|_| Error::io(key, Errno::EINVAL))?;
+        match pread(file, &mut bytes[done..], at) {
+            Ok(0) => return Err(Error::corrupt(key, "it became shorter")),
+            Ok(n) => done += n,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(Error::io(key, errno)),
         }
     }
     Ok(())

@@ -20,6 +20,8 @@ pub(crate) const PAGE: u64 = 4096;
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    /// Mapped bytes before `start`: an object in a pack begins anywhere, a mapping at a page.
+    before: usize,
 }
 
 // SAFETY: a mapping is plain memory with no ties to a thread; whoever writes through `as_ptr` synchronises himself.
@@ -39,6 +41,7 @@ impl Mapping {
             return Ok(Self {
                 start: NonNull::dangling(),
                 len,
+                before: 0,
             });
         };
         if len < HUGE {
@@ -47,11 +50,39 @@ impl Mapping {
             return Ok(Self {
                 start: start.cast(),
                 len,
+                before: 0,
             });
         }
         let space = Self::reserve(length)?;
         space.replace(file, prot, flags)?;
         Ok(space)
+    }
+
+    /// Maps `len` bytes from `offset` on, which may be anywhere.
+    pub(crate) fn range(
+        file: BorrowedFd<'_>,
+        offset: u64,
+        len: usize,
+        prot: ProtFlags,
+        flags: MapFlags,
+    ) -> Result<Self, Errno> {
+        let Some(length) = NonZeroUsize::new(len) else {
+            return Ok(Self {
+                start: NonNull::dangling(),
+                len,
+                before: 0,
+            });
+        };
+        let before = usize::try_from(offset % PAGE).map_err(|_| Errno::EOVERFLOW)?;
+        let page = i64::try_from(offset - offset % PAGE).map_err(|_| Errno::EOVERFLOW)?;
+        let whole = length.checked_add(before).ok_or(Errno::EOVERFLOW)?;
+        // SAFETY: the kernel chooses the address; `before` is less than the mapping's length.
+        let start = unsafe { mmap(None, whole, prot, flags, file, page)?.byte_add(before) };
+        Ok(Self {
+            start: start.cast(),
+            len,
+            before,
+        })
     }
 
     /// Address space at a multiple of 2 MiB, without memory.
@@ -78,6 +109,7 @@ impl Mapping {
             Ok(Self {
                 start: start.cast(),
                 len: length.get(),
+                before: 0,
             })
         }
     }
@@ -149,7 +181,10 @@ impl Drop for Mapping {
     fn drop(&mut self) {
         if self.len > 0 {
             // SAFETY: the range is this mapping's own and borrows of it have ended.
-            let _ = unsafe { munmap(self.start.cast::<c_void>(), self.len) };
+            let _ = unsafe {
+                let start = self.start.cast::<c_void>().byte_sub(self.before);
+                munmap(start, self.before + self.len)
+            };
         }
     }
 }

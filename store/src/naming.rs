@@ -135,7 +135,7 @@ impl Volume {
             Ok(old) => {
                 let _ = Tree::unlink(tree.tmp.as_fd(), &spare);
                 if let Some(old) = old {
-                    self.release(&old, Some(name))?;
+                    self.release(&old)?;
                 }
                 Ok(true)
             }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nix::sys::mman::{MapFlags, ProtFlags};
+
 use crate::id::ObjectId;
 use crate::kind::Kind;
 use crate::mapping::Mapping;
@@ -61,6 +63,18 @@ pub enum Mode {
     CopyOnWrite,
     /// Writing ends the process with SIGSEGV.
     ReadOnly,
+}
+
+impl Mode {
+    pub(crate) fn protection(self) -> (ProtFlags, MapFlags) {
+        match self {
+            Self::CopyOnWrite => (
+                ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+                MapFlags::MAP_PRIVATE,
+            ),
+            Self::ReadOnly => (ProtFlags::PROT_READ, MapFlags::MAP_SHARED),
+        }
+    }
 }
 
 /// An object that was got.

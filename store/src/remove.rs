@@ -1,6 +1,6 @@
 //! Removal: names own their objects, and an object that somebody may still map goes through the trash.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -10,7 +10,7 @@ use nix::sys::stat::{Mode, fstatat};
 use crate::error::Error;
 use crate::get::MAX_READ;
 use crate::kind::Kind;
-use crate::name::{Name, ObjectFile};
+use crate::name::ObjectFile;
 use crate::naming::Entry;
 use crate::object::Key;
 use crate::seal::nobody_uses;
@@ -29,7 +29,12 @@ impl Volume {
                 Err(Error::NotFound { .. }) => return Ok(false),
                 other => other?,
             };
-            return self.discard(&object);
+            for name in self.other_names(&object)?.unwrap_or_default() {
+                self.unname(&name, &object)?;
+            }
+            let removed = self.discard(&object)?;
+            self.forget_links(&object)?;
+            return Ok(removed);
         };
         let entry = self.resolve(name)?;
         let (Entry::Object(_) | Entry::Plain) = entry else {
@@ -50,17 +55,21 @@ impl Volume {
             return Ok(false);
         }
         if let Entry::Object(object) = entry {
-            self.release(&object, Some(name))?;
+            self.release(&object)?;
         }
         Ok(true)
     }
 
-    /// `name` does not point to `object` any more: removes the object unless it has another name.
-    pub(crate) fn release(&self, object: &ObjectFile, name: Option<&Name>) -> Result<(), Error> {
-        if self.has_other_name(object, name)? {
-            return Ok(());
+    /// A name does not point to `object` any more: removes the object unless it has another name.
+    pub(crate) fn release(&self, object: &ObjectFile) -> Result<(), Error> {
+        match self.other_names(object)? {
+            None => self.discard(object).map(drop),
+            Some(names) if names.is_empty() => {
+                self.discard(object)?;
+                self.forget_links(object)
+            }
+            Some(_) => Ok(()),
         }
-        self.discard(object).map(drop)
     }
 
     /// Removes the object itself. Small ones are never mapped by us; others leave through the trash, where nobody can
@@ -170,44 +179,10 @@ impl Volume {
             }
         }
     }
-
-    /// Whether a name other than `name` still points to `object`, as `links/<id>/` lists them.
-    fn has_other_name(&self, object: &ObjectFile, name: Option<&Name>) -> Result<bool, Error> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        let digits = object.id.to_string();
-        let directory: OwnedFd = match openat(
-            self.tree().links.as_fd(),
-            digits.as_str(),
-            flags,
-            Mode::empty(),
-        ) {
-            Ok(fd) => fd,
-            Err(Errno::ENOENT) => return Ok(false),
-            Err(errno) => return Err(Error::io(format!(".vineyard/links/{digits}"), errno)),
-        };
-        for entry in list_directory(directory.as_fd(), ".vineyard/links")? {
-            let Ok(target) = nix::fcntl::readlinkat(directory.as_fd(), entry.as_str()) else {
-                continue;
-            };
-            let Some(other) = target.to_str().and_then(|t| Name::new(t).ok()) else {
-                continue;
-            };
-            if Some(&other) == name {
-                continue;
-            }
-            if matches!(self.resolve(&other), Ok(Entry::Object(o)) if o == *object) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
 }
 
 /// Names in one of the volume's own, flat directories.
-pub(crate) fn list_directory(
-    directory: std::os::fd::BorrowedFd<'_>,
-    path: &str,
-) -> Result<Vec<String>, Error> {
+pub(crate) fn list_directory(directory: BorrowedFd<'_>, path: &str) -> Result<Vec<String>, Error> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let at = |errno| Error::io(path, errno);
     let mut dir = Dir::openat(directory, ".", flags, Mode::empty()).map_err(at)?;

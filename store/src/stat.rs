@@ -40,6 +40,7 @@ impl Volume {
         let (id, kind, file) = match key {
             Key::Name(name) => match self.open_name(name)? {
                 Found::Object(object, file) => (Some(object.id), object.kind, file),
+                Found::Below => return self.stat_of_member(name),
                 Found::Plain(file) => (None, Kind::of_extension(name.file_name()), file),
             },
             Key::Object(..) | Key::Id(_) => {
@@ -61,14 +62,30 @@ impl Volume {
         })
     }
 
+    fn stat_of_member(&self, name: &Name) -> Result<Stat, Error> {
+        let (id, kind, len) = self.stat_member(name)?;
+        let pack = self.stat(Key::Object(id, Kind::Pack))?;
+        Ok(Stat {
+            kind,
+            len,
+            allocated: len,
+            ..pack
+        })
+    }
+
     /// Whether `name` is a name, a plain file or a member of a pack. A name counts even when its object is lost.
     ///
     /// # Errors
     /// When the tree cannot be read.
     pub fn exists(&self, name: &Name) -> Result<bool, Error> {
-        Ok(matches!(
-            self.resolve(name)?,
-            Entry::Object(_) | Entry::Plain
-        ))
+        match self.resolve(name)? {
+            Entry::Object(_) | Entry::Plain => Ok(true),
+            Entry::Absent | Entry::Directory => Ok(false),
+            Entry::Below => match self.stat_member(name) {
+                Ok(_) => Ok(true),
+                Err(Error::NotFound { .. }) => Ok(false),
+                Err(error) => Err(error),
+            },
+        }
     }
 }

@@ -198,7 +198,7 @@ impl Tree {
 }
 
 /// Makes a directory that everybody may use, whatever the umask. One that exists is fine.
-fn make_directory(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+pub(crate) fn make_directory(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     match mkdirat(parent, name, DIRECTORY_MODE) {
         Ok(()) => fchmodat(parent, name, DIRECTORY_MODE, FchmodatFlags::FollowSymlink),
         Err(Errno::EEXIST) => Ok(()),

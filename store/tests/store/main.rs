@@ -2,5 +2,9 @@
 #![cfg(test)]
 
 mod create_in_place;
+mod names;
+mod packs;
 mod put_and_get;
+mod streams;
 mod support;
+mod writer;

@@ -1,0 +1,210 @@
+//! More names for one object, and names that go away together.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat, readlinkat};
+use nix::sys::stat::Mode;
+use nix::unistd::{UnlinkatFlags, symlinkat, unlinkat};
+
+use crate::error::Error;
+use crate::id::ObjectId;
+use crate::name::{Name, ObjectFile};
+use crate::naming::Entry;
+use crate::object::Key;
+use crate::remove::list_directory;
+use crate::tree::{Tree, make_directory};
+use crate::volume::Volume;
+
+const DIRECTORY: OFlag = OFlag::O_RDONLY
+    .union(OFlag::O_DIRECTORY)
+    .union(OFlag::O_NOFOLLOW)
+    .union(OFlag::O_CLOEXEC);
+
+impl Volume {
+    /// Gives an object another name. It lives until the last of its names is removed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such object, [`Error::Exists`] when the name is taken and `overwrite` is false.
+    pub fn link(&self, key: Key<'_>, name: &Name, overwrite: bool) -> Result<(), Error> {
+        let object = self.object_of(key)?;
+        if matches!(self.resolve(name)?, Entry::Object(already) if already == object) {
+            return Ok(());
+        }
+        // The note comes before the name, so that whoever removes another name meanwhile sees it.
+        let digits = object.id.to_string();
+        let links = self.tree().links.as_fd();
+        let at = |errno| self.failed(".vineyard/links", errno, 0);
+        make_directory(links, &digits).map_err(at)?;
+        let directory = openat(links, digits.as_str(), DIRECTORY, Mode::empty()).map_err(at)?;
+        if let Key::Name(first) = key {
+            self.note(directory.as_fd(), first)?;
+        }
+        self.note(directory.as_fd(), name)?;
+        self.point(name, &object, overwrite)?;
+        if matches!(self.open_object(&object), Err(Errno::ENOENT)) {
+            let _ = self.unname(name, &object);
+            return Err(Error::not_found(key.to_string()));
+        }
+        Ok(())
+    }
+
+    /// Gives the object of `from` the name `to` instead. An object that `to` had before is removed.
+    ///
+    /// # Errors
+    /// As [`Volume::link`].
+    pub fn rename(&self, from: &Name, to: &Name, overwrite: bool) -> Result<(), Error> {
+        if from == to {
+            return Ok(());
+        }
+        self.link(Key::Name(from), to, overwrite)?;
+        self.remove(Key::Name(from)).map(drop)
+    }
+
+    fn note(&self, directory: BorrowedFd<'_>, name: &Name) -> Result<(), Error> {
+        let id = ObjectId::random().map_err(|errno| Error::io("getrandom", errno))?;
+        symlinkat(name.as_str(), directory, id.to_string().as_str())
+            .map_err(|errno| self.failed(".vineyard/links", errno, 0))
+    }
+
+    /// Removes `name` if it points to `object`.
+    pub(crate) fn unname(&self, name: &Name, object: &ObjectFile) -> Result<bool, Error> {
+        match self.resolve(name)? {
+            Entry::Object(found) if found == *object => {}
+            _ => return Ok(false),
+        }
+        let at = |errno| Error::io(name.as_str(), errno);
+        let (directory, last) = self.tree().parent(name).map_err(at)?;
+        let parent = directory
+            .as_ref()
+            .map_or(self.tree().root.as_fd(), |fd| fd.as_fd());
+        Tree::unlink(parent, last).map_err(at)
+    }
+
+    /// The names in `links/<id>/` that still point to `object`; `None` when it never had a second name.
+    pub(crate) fn other_names(&self, object: &ObjectFile) -> Result<Option<Vec<Name>>, Error> {
+        let Some(directory) = self.links_of(object)? else {
+            return Ok(None);
+        };
+        let mut names = Vec::new();
+        for entry in list_directory(directory.as_fd(), ".vineyard/links")? {
+            let Ok(target) = readlinkat(directory.as_fd(), entry.as_str()) else {
+                continue;
+            };
+            let Some(name) = target.to_str().and_then(|t| Name::new(t).ok()) else {
+                continue;
+            };
+            if !names.contains(&name)
+                && matches!(self.resolve(&name), Ok(Entry::Object(o)) if o == *object)
+            {
+                names.push(name);
+            }
+        }
+        Ok(Some(names))
+    }
+
+    fn links_of(&self, object: &ObjectFile) -> Result<Option<OwnedFd>, Error> {
+        let digits = object.id.digits();
+        let digits = std::str::from_utf8(&digits).unwrap_or_default();
+        match openat(self.tree().links.as_fd(), digits, DIRECTORY, Mode::empty()) {
+            Ok(fd) => Ok(Some(fd)),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(Error::io(format!(".vineyard/links/{digits}"), errno)),
+        }
+    }
+
+    /// Removes `links/<id>/` of an object that is gone.
+    pub(crate) fn forget_links(&self, object: &ObjectFile) -> Result<(), Error> {
+        let Some(directory) = self.links_of(object)? else {
+            return Ok(());
+        };
+        let at = |errno| Error::io(".vineyard/links", errno);
+        for entry in list_directory(directory.as_fd(), ".vineyard/links")? {
+            Tree::unlink(directory.as_fd(), &entry).map_err(at)?;
+        }
+        let digits = object.id.to_string();
+        match unlinkat(
+            self.tree().links.as_fd(),
+            digits.as_str(),
+            UnlinkatFlags::RemoveDir,
+        ) {
+            Ok(()) | Err(Errno::ENOENT | Errno::ENOTEMPTY) => Ok(()),
+            Err(errno) => Err(at(errno)),
+        }
+    }
+
+    /// Removes every name and plain file that starts with `prefix`, and the directories that become empty by it. Returns
+    /// how many names and files went.
+    ///
+    /// # Errors
+    /// When the volume is read-only or the tree cannot be changed.
+    pub fn remove_prefix(&self, prefix: &str) -> Result<u64, Error> {
+        let (path, start) = prefix.rsplit_once('/').unwrap_or(("", prefix));
+        let opened = if path.is_empty() {
+            openat(self.tree().root.as_fd(), ".", DIRECTORY, Mode::empty())
+        } else {
+            Name::new(path)?;
+            self.tree().directory(path)
+        };
+        let directory = match opened {
+            Ok(fd) => fd,
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => return Ok(0),
+            Err(errno) => return Err(Error::io(path, errno)),
+        };
+        let base = if path.is_empty() {
+            String::new()
+        } else {
+            format!("{path}/")
+        };
+        let removed = self.remove_below(directory.as_fd(), &base, start)?;
+        if start.is_empty() && !path.is_empty() {
+            let name = Name::new(path)?;
+            if let Ok((parent, last)) = self.tree().parent(&name) {
+                let parent = parent
+                    .as_ref()
+                    .map_or(self.tree().root.as_fd(), |fd| fd.as_fd());
+                // Somebody may have put something there meanwhile.
+                let _ = unlinkat(parent, last, UnlinkatFlags::RemoveDir);
+            }
+        }
+        Ok(removed)
+    }
+
+    fn remove_below(
+        &self,
+        directory: BorrowedFd<'_>,
+        base: &str,
+        start: &str,
+    ) -> Result<u64, Error> {
+        let mut removed = 0;
+        for entry in list_directory(directory, base)? {
+            if !entry.starts_with(start) || entry.starts_with(".vineyard") {
+                continue;
+            }
+            let full = format!("{base}{entry}");
+            let at = |errno| Error::io(full.as_str(), errno);
+            if matches!(entry.as_str(), ".stream" | ".end") {
+                Tree::unlink(directory, &entry).map_err(at)?;
+                continue;
+            }
+            match openat(directory, entry.as_str(), DIRECTORY, Mode::empty()) {
+                Ok(inner) => {
+                    removed += self.remove_below(inner.as_fd(), &format!("{full}/"), "")?;
+                    let _ = unlinkat(directory, entry.as_str(), UnlinkatFlags::RemoveDir);
+                }
+                Err(Errno::ENOTDIR | Errno::ELOOP) => {
+                    let object = self.read_link(directory, &entry);
+                    if Tree::unlink(directory, &entry).map_err(at)? {
+                        removed += 1;
+                        if let Ok(Some(object)) = object {
+                            self.release(&object)?;
+                        }
+                    }
+                }
+                Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(at(errno)),
+            }
+        }
+        Ok(removed)
+    }
+}
