@@ -1,0 +1,270 @@
+//! One client, from its hello to its end.
+//!
+//! ```text
+//! silent ──hello──▶ idle ──first byte──▶ begun ──whole──▶ [permit if large] ──▶ taken ──▶ answered ─┐
+//!   │ patience       ▲ hours              │ patience                                   │ patience   │
+//!   ▼                └────────────────────┼────────────────────────────────────────────┼────────────┘
+//! ended ◀─────────────────────────────────┴────────────────────────────────────────────┘
+//! ```
+//!
+//! Descriptors exist here only between *taken* and *answered*, and never while waiting for a permit or for the client.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::task;
+use tokio::time::timeout;
+use vineyard_charge::wire;
+use vineyard_proto::payer::{Reply, Request, refused::Reason, reply};
+
+use crate::admission::Peer;
+use crate::frame::{self, Head, Malformed, Whole};
+use crate::metrics::{Ended, Outcome};
+use crate::service::Service;
+use crate::verb::{self, Answer, Session, Verb};
+
+/// Refusals of one connection that are logged as warnings; a client that goes on is only counted.
+const LOGGED_REFUSALS: u32 = 5;
+
+/// Why a connection ends although the client did not close it.
+#[derive(Debug, thiserror::Error)]
+enum Violation {
+    #[error("{0}")]
+    Malformed(#[from] Malformed),
+    #[error("undecodable request: {0}")]
+    Undecodable(#[from] prost::DecodeError),
+    #[error("{what} took longer than {patience:?}")]
+    Slow {
+        what: &'static str,
+        patience: Duration,
+    },
+    #[error("sent away")]
+    SentAway,
+    #[error(transparent)]
+    Broken(#[from] io::Error),
+}
+
+impl Violation {
+    fn ended(&self) -> Ended {
+        match self {
+            Self::Malformed(_) | Self::Undecodable(_) => Ended::malformed,
+            Self::Slow { .. } => Ended::slow,
+            Self::SentAway => Ended::refused,
+            Self::Broken(_) => Ended::broken,
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: UnixStream,
+    peer: Peer,
+    service: Arc<Service>,
+    session: Session,
+    requests: u64,
+    refusals: u32,
+}
+
+impl Connection {
+    /// A fresh connection of `peer`.
+    pub(crate) fn new(stream: UnixStream, peer: Peer, service: Arc<Service>) -> Self {
+        Self {
+            stream,
+            peer,
+            service,
+            session: Session::default(),
+            requests: 0,
+            refusals: 0,
+        }
+    }
+
+    /// Serves until the client closes or breaks the protocol.
+    pub(crate) async fn run(mut self) {
+        let begun = Instant::now();
+        self.service.metrics.connected();
+        let result = self.converse().await;
+        let reason = result.as_ref().map_or_else(Violation::ended, |()| Ended::closed);
+        self.service.metrics.disconnected(reason);
+        self.service.settle.notify_one();
+        let client = self.session.client.as_deref().unwrap_or("?");
+        let Peer { uid, pid } = self.peer;
+        let (requests, refusals) = (self.requests, self.refusals);
+        let seconds = begun.elapsed().as_secs_f32();
+        match result {
+            Ok(()) => {
+                tracing::info!(client, uid, pid, requests, refusals, seconds, "client gone");
+            }
+            Err(error) => {
+                tracing::warn!(client, uid, pid, requests, refusals, seconds, %error, "connection ended");
+            }
+        }
+    }
+
+    async fn converse(&mut self) -> Result<(), Violation> {
+        while let Some(whole) = self.next().await? {
+            let last = self.exchange(whole).await?;
+            if last {
+                return Err(Violation::SentAway);
+            }
+            // Everybody else gets a turn before this client's next request.
+            task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    /// Waits for a whole frame; `None` when the client closed between two frames.
+    async fn next(&self) -> Result<Option<Whole>, Violation> {
+        let patience = self.service.limits.patience;
+        let first = self.head(false);
+        let head = if self.session.client.is_some() {
+            first.await?
+        } else {
+            let slow = |_| slow("saying hello", patience);
+            timeout(patience, first).await.map_err(slow)??
+        };
+        let head = match head {
+            Head::Begun => {
+                let slow = |_| slow("sending a frame", patience);
+                timeout(patience, self.head(true)).await.map_err(slow)??
+            }
+            head => head,
+        };
+        match head {
+            Head::Whole(whole) => Ok(Some(whole)),
+            Head::Malformed(how) => Err(how.into()),
+            Head::Empty | Head::Begun | Head::End => Ok(None),
+        }
+    }
+
+    /// Waits until there is more to see than nothing, or, with `whole`, than the beginning of a frame.
+    async fn head(&self, whole: bool) -> io::Result<Head> {
+        loop {
+            let ready = self.stream.ready(Interest::READABLE).await?;
+            let seen = self.stream.try_io(Interest::READABLE, || {
+                match frame::look(self.stream.as_fd())? {
+                    Head::Empty => Err(io::ErrorKind::WouldBlock.into()),
+                    // Closed before we looked: the rest will never come.
+                    Head::Begun if ready.is_read_closed() => Ok(Head::Malformed(Malformed::Half)),
+                    Head::Begun if whole => Err(io::ErrorKind::WouldBlock.into()),
+                    head => Ok(head),
+                }
+            });
+            match seen {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                seen => return seen,
+            }
+        }
+    }
+
+    /// Takes one request and answers it. Returns whether it was the last.
+    async fn exchange(&mut self, mut whole: Whole) -> Result<bool, Violation> {
+        let body = whole.body.take();
+        let large = match &body {
+            Some(bytes) => verb::is_large(Request::decode(bytes.as_slice())?.body.as_ref()),
+            // Unknown before it is taken, and then its descriptors are here: it waits in the same line.
+            None => true,
+        };
+        let service = Arc::clone(&self.service);
+        let permit = if large {
+            service.large.acquire().await.ok()
+        } else {
+            None
+        };
+        let (bytes, descriptors) = whole.take(self.socket())??;
+        let request = Request::decode(bytes.as_slice())?;
+        let verb = Verb::of(request.body.as_ref());
+        let answer = if large {
+            self.beside(request.body, descriptors).await?
+        } else {
+            verb::answer(&service, &mut self.session, request.body, &descriptors)
+        };
+        drop(permit);
+        self.requests += 1;
+        let (body, last) = match answer {
+            Answer::Reply(body) => (body, false),
+            Answer::Last(body) => (body, true),
+        };
+        self.note(verb, &body);
+        let reply = Reply {
+            id: request.id,
+            body: Some(body),
+        };
+        self.send(&reply).await?;
+        Ok(last)
+    }
+
+    /// Answers a large request on another thread, so that the event loop goes on.
+    async fn beside(
+        &mut self,
+        body: Option<verb::Ask>,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Answer, Violation> {
+        let service = Arc::clone(&self.service);
+        let mut session = std::mem::take(&mut self.session);
+        let work = task::spawn_blocking(move || {
+            let begun = Instant::now();
+            let answer = verb::answer(&service, &mut session, body, &descriptors);
+            drop(descriptors);
+            service.metrics.large(begun.elapsed());
+            (answer, session)
+        });
+        let (answer, session) = work.await.map_err(io::Error::other)?;
+        self.session = session;
+        Ok(answer)
+    }
+
+    fn note(&mut self, verb: Verb, body: &reply::Body) {
+        let outcome = match body {
+            reply::Body::Full(_) => Outcome::full,
+            reply::Body::Refused(_) => Outcome::refused,
+            _ => Outcome::ok,
+        };
+        self.service.metrics.request(verb, outcome);
+        if outcome == Outcome::ok {
+            return;
+        }
+        self.refusals = self.refusals.saturating_add(1);
+        let client = self.session.client.as_deref().unwrap_or("?");
+        let Peer { uid, pid } = self.peer;
+        if self.refusals <= LOGGED_REFUSALS {
+            tracing::warn!(client, uid, pid, ?verb, answer = ?body, "refused");
+        } else {
+            tracing::debug!(client, uid, pid, ?verb, answer = ?body, "refused");
+        }
+    }
+
+    async fn send(&mut self, reply: &Reply) -> Result<(), Violation> {
+        let frame = wire::encode(reply).map_err(io::Error::other)?;
+        let patience = self.service.limits.patience;
+        match timeout(patience, self.stream.write_all(&frame)).await {
+            Ok(sent) => Ok(sent?),
+            Err(_) => Err(slow("reading a reply", patience)),
+        }
+    }
+
+    fn socket(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+fn slow(what: &'static str, patience: Duration) -> Violation {
+    Violation::Slow { what, patience }
+}
+
+/// Tells a client that there is no room for it, if that takes no waiting, and closes.
+pub(crate) fn turn_away(stream: &UnixStream, why: &str) {
+    let reply = Reply {
+        id: 0,
+        body: Some(verb::refuse(Reason::Busy, why)),
+    };
+    if let Ok(frame) = wire::encode(&reply) {
+        // It is closed either way.
+        let _ = stream.try_write(&frame);
+    }
+}
