@@ -84,7 +84,14 @@ mod tests {
     #[test]
     fn what_is_not_a_size_is_refused() {
         for text in [
-            "", "MiB", "-1", "1XB", "1..2", ".5MiB", "1e9", "99999999TiB",
+            "",
+            "MiB",
+            "-1",
+            "1XB",
+            "1..2",
+            ".5MiB",
+            "1e9",
+            "99999999TiB",
         ] {
             assert!(text.parse::<Bytes>().is_err(), "{text}");
         }

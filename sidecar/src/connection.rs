@@ -10,7 +10,7 @@
 //! Descriptors exist here only between *taken* and *answered*, and never while waiting for a permit or for the client.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ use vineyard_charge::wire;
 use vineyard_proto::payer::{Reply, Request, refused::Reason, reply};
 
 use crate::admission::Peer;
-use crate::frame::{self, Head, Malformed, Whole};
+use crate::frame::{self, Head, Malformed, Taken, Whole};
 use crate::metrics::{Ended, Outcome};
 use crate::service::Service;
 use crate::verb::{self, Answer, Session, Verb};
@@ -89,7 +89,9 @@ impl Connection {
         let begun = Instant::now();
         self.service.metrics.connected();
         let result = self.converse().await;
-        let reason = result.as_ref().map_or_else(Violation::ended, |()| Ended::closed);
+        let reason = result
+            .as_ref()
+            .map_or_else(Violation::ended, |()| Ended::closed);
         self.service.metrics.disconnected(reason);
         self.service.settle.notify_one();
         let client = self.session.client.as_deref().unwrap_or("?");
@@ -176,8 +178,8 @@ impl Connection {
         } else {
             None
         };
-        let (bytes, descriptors) = whole.take(self.socket())??;
-        let request = Request::decode(bytes.as_slice())?;
+        let Taken { body, descriptors } = whole.take(self.stream.as_fd())??;
+        let request = Request::decode(body.as_slice())?;
         let verb = Verb::of(request.body.as_ref());
         let answer = if large {
             self.beside(request.body, descriptors).await?
@@ -246,10 +248,6 @@ impl Connection {
             Ok(sent) => Ok(sent?),
             Err(_) => Err(slow("reading a reply", patience)),
         }
-    }
-
-    fn socket(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
     }
 }
 

@@ -58,6 +58,15 @@ pub(crate) struct Whole {
     pub(crate) body: Option<Vec<u8>>,
 }
 
+/// A frame that was taken off the queue.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// Its content.
+    pub(crate) body: Vec<u8>,
+    /// What came with it.
+    pub(crate) descriptors: Vec<OwnedFd>,
+}
+
 nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
 
 /// Looks at the head of the queue without taking anything.
@@ -105,10 +114,7 @@ impl Whole {
     ///
     /// # Errors
     /// [`Malformed`] descriptors, or a broken socket.
-    pub(crate) fn take(
-        self,
-        socket: BorrowedFd<'_>,
-    ) -> io::Result<Result<(Vec<u8>, Vec<OwnedFd>), Malformed>> {
+    pub(crate) fn take(self, socket: BorrowedFd<'_>) -> io::Result<Result<Taken, Malformed>> {
         let mut frame = vec![0; HEADER + self.length];
         let mut descriptors = Vec::new();
         let mut filled = 0;
@@ -130,7 +136,10 @@ impl Whole {
             }
             filled += taken;
         }
-        Ok(Ok((frame.split_off(HEADER), descriptors)))
+        Ok(Ok(Taken {
+            body: frame.split_off(HEADER),
+            descriptors,
+        }))
     }
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric,
+};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
@@ -179,8 +181,16 @@ impl Collector for BillState {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let usage = self.0.usage();
         for (name, help, bytes) in [
-            ("allowance", "Bytes that this pod may add to its bill", usage.allowance),
-            ("spent", "Bytes of the allowance that are spent", usage.spent),
+            (
+                "allowance",
+                "Bytes that this pod may add to its bill",
+                usage.allowance,
+            ),
+            (
+                "spent",
+                "Bytes of the allowance that are spent",
+                usage.spent,
+            ),
             (
                 "carried",
                 "The part of spent that earlier containers of the pod may be charged for",

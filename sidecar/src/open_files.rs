@@ -30,7 +30,12 @@ pub(crate) fn allow(connections: usize, large: usize) -> io::Result<usize> {
         )));
     }
     if allowed < connections {
-        tracing::warn!(limit, allowed, connections, "the limit of open files allows fewer clients");
+        tracing::warn!(
+            limit,
+            allowed,
+            connections,
+            "the limit of open files allows fewer clients"
+        );
     }
     Ok(allowed)
 }

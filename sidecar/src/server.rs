@@ -71,7 +71,10 @@ impl Server {
             ..
         } = self;
         drop(listener);
-        tracing::info!(clients = clients.len(), "stopping when the last client has gone");
+        tracing::info!(
+            clients = clients.len(),
+            "stopping when the last client has gone"
+        );
         loop {
             tokio::select! {
                 biased;

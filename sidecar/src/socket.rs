@@ -92,10 +92,7 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let (listener, file) = listen(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o666);
-        assert_eq!(
-            listen(&path).unwrap_err().kind(),
-            io::ErrorKind::AddrInUse
-        );
+        assert_eq!(listen(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop((listener, file));
         assert!(!path.exists());
     }

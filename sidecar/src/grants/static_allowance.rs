@@ -105,7 +105,10 @@ impl Log {
     fn follow(&mut self, spent: u64, carried: u64) -> io::Result<()> {
         let high = self.record.spent.saturating_sub(spent) >= self.chunk.saturating_mul(2);
         if spent > self.record.spent || high {
-            self.put(spent.div_ceil(self.chunk).saturating_mul(self.chunk), carried)?;
+            self.put(
+                spent.div_ceil(self.chunk).saturating_mul(self.chunk),
+                carried,
+            )?;
         }
         Ok(())
     }

@@ -35,7 +35,9 @@ pub(crate) enum Answer {
 }
 
 /// The verbs, as a label of metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelValue)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelValue,
+)]
 #[expect(non_camel_case_types, reason = "the names are label values")]
 pub(crate) enum Verb {
     /// `Hello`

@@ -49,7 +49,9 @@ fn regions(ranges: &[Range]) -> Option<(Vec<Extent>, u64)> {
     let mut count = 0_u64;
     let mut extents = Vec::with_capacity(ranges.len());
     for Range { offset, length } in ranges.iter().copied() {
-        let end = offset.checked_add(length)?.checked_next_multiple_of(REGION)?;
+        let end = offset
+            .checked_add(length)?
+            .checked_next_multiple_of(REGION)?;
         if !offset.is_multiple_of(REGION) || length == 0 || i64::try_from(end).is_err() {
             return None;
         }

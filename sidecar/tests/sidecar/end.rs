@@ -104,7 +104,14 @@ fn wrong_arguments_are_explained() {
         assert!(!output.status.success());
         String::from_utf8(output.stderr).unwrap()
     };
-    let good = ["--listen", "/dev/shm/x", "--volume", "/", "--allowance", "1"];
+    let good = [
+        "--listen",
+        "/dev/shm/x",
+        "--volume",
+        "/",
+        "--allowance",
+        "1",
+    ];
     assert!(run(&good[..4]).contains("--allowance"));
     for (flag, value) in [
         ("--patience", "0"),

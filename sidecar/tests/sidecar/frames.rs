@@ -114,7 +114,10 @@ fn a_frame_in_a_few_pieces_is_one_frame() {
         client.raw(head).unwrap();
         std::thread::sleep(Duration::from_millis(20));
         client.raw(tail).unwrap();
-        assert!(matches!(client.reply().unwrap().body, Some(Reply::Usage(_))));
+        assert!(matches!(
+            client.reply().unwrap().body,
+            Some(Reply::Usage(_))
+        ));
     }
 }
 

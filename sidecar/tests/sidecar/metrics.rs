@@ -23,7 +23,9 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
             let (sample, value) = line.rsplit_once(' ').unwrap();
             let name = sample.split('{').next().unwrap();
             assert!(
-                families.last().is_some_and(|family| name.starts_with(family.as_str())),
+                families
+                    .last()
+                    .is_some_and(|family| name.starts_with(family.as_str())),
                 "{line} outside of its family"
             );
             let old = samples.insert(sample.to_owned(), value.parse().unwrap());
@@ -81,5 +83,9 @@ fn health_is_ok_and_other_requests_are_told_what_is_wrong() {
     }
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(20_000));
     assert!(sidecar.http(&long).starts_with("HTTP/1.1 400 "));
-    assert!(sidecar.http("HEAD /healthz HTTP/1.1\r\n\r\n").ends_with("\r\n\r\n"));
+    assert!(
+        sidecar
+            .http("HEAD /healthz HTTP/1.1\r\n\r\n")
+            .ends_with("\r\n\r\n")
+    );
 }

@@ -26,7 +26,10 @@ fn warm(sidecar: &Sidecar, volume: &Volume) -> usize {
     let mut client = sidecar.client();
     let file = volume.file();
     for bytes in [4096, 5 * MIB] {
-        assert!(matches!(client.reserve(&[&file], bytes), Reply::Reserved(_)));
+        assert!(matches!(
+            client.reserve(&[&file], bytes),
+            Reply::Reserved(_)
+        ));
         client.give_back(bytes);
     }
     drop(client);
@@ -38,7 +41,10 @@ fn eventually_open(sidecar: &Sidecar, wanted: usize) {
     let begun = Instant::now();
     while open_files(sidecar) > wanted {
         let open = open_files(sidecar);
-        assert!(begun.elapsed() < HANG, "{open} files are open, not {wanted}");
+        assert!(
+            begun.elapsed() < HANG,
+            "{open} files are open, not {wanted}"
+        );
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -138,10 +138,7 @@ fn what_is_not_a_file_of_the_volume_is_refused_and_the_connection_stays() {
     let reply = client.ask(range(0, 4096), &[]);
     assert_eq!(reason(&reply), Reason::Descriptor);
     assert_eq!(client.spent(), 0);
-    assert!(matches!(
-        client.reserve(&[&good], 4096),
-        Reply::Reserved(_)
-    ));
+    assert!(matches!(client.reserve(&[&good], 4096), Reply::Reserved(_)));
 }
 
 #[test]
@@ -204,7 +201,7 @@ fn a_read_only_file_is_pulled_and_keeps_its_content() {
     let volume = Volume::shared();
     let sidecar = Sidecar::start(&volume, &[]);
     let mut client = sidecar.client();
-    let content: Vec<u8> = (0..8 * MIB).map(|n| (n / 999) as u8).collect();
+    let content: Vec<u8> = (0..=u8::MAX).cycle().step_by(7).take(8 << 20).collect();
     let path = volume.path().join("object");
     std::fs::write(&path, &content).unwrap();
     let file = File::open(&path).unwrap();

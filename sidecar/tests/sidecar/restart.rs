@@ -117,7 +117,10 @@ fn the_real_client_goes_on_through_kills_and_nothing_is_spent_twice_or_lost() {
             }
             Err(ReserveError::Full(full)) => {
                 assert!(full.free < length, "{full}");
-                let freed: u64 = held.drain(..held.len() / 2).map(|file| allocated(&file)).sum();
+                let freed: u64 = held
+                    .drain(..held.len() / 2)
+                    .map(|file| allocated(&file))
+                    .sum();
                 payer.give_back(freed);
             }
             Err(error) => panic!("{error}"),

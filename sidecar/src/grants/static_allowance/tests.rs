@@ -28,8 +28,13 @@ impl Recorded {
     }
 
     fn open(&self, cgroup: u64) -> StaticAllowance {
-        StaticAllowance::recorded(100 * MIB, StateFile::new(&self.path), 4 * MIB, place(cgroup))
-            .unwrap()
+        StaticAllowance::recorded(
+            100 * MIB,
+            StateFile::new(&self.path),
+            4 * MIB,
+            place(cgroup),
+        )
+        .unwrap()
     }
 
     fn on_disk(&self) -> u64 {

@@ -23,7 +23,9 @@ impl Cgroup {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("vineyard-test-sidecar-{}-{number}", std::process::id());
         let directory = own.directory().join(name);
-        fs::create_dir(&directory).inspect_err(|error| skip(error)).ok()?;
+        fs::create_dir(&directory)
+            .inspect_err(|error| skip(error))
+            .ok()?;
         let cgroup = Self(directory);
         if let Err(error) = MemoryCgroup::open(cgroup.path()) {
             skip(&error);
