@@ -1,6 +1,5 @@
 //! What the user said: flags and environment are read here and nowhere else, and become concrete types here.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,13 +16,25 @@ use crate::verb;
 /// A volume of Vineyard: objects in memory that several processes share and that somebody is billed for.
 #[derive(Debug, Parser)]
 #[command(name = "vineyard", version, after_help = exit::CODES, max_term_width = 100)]
-struct Args {
+pub(crate) struct Args {
     /// The volume's directory [default: /dev/shm/vineyard-<uid>]
-    #[arg(long, global = true, env = "VINEYARD_VOLUME", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "VINEYARD_VOLUME",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     volume: Option<PathBuf>,
 
     /// The socket of the sidecar that pays for what is put; without one, this process' own cgroup does
-    #[arg(long, global = true, env = "VINEYARD_SOCKET", value_name = "SOCKET")]
+    #[arg(
+        long,
+        global = true,
+        env = "VINEYARD_SOCKET",
+        hide_env_values = true,
+        value_name = "SOCKET"
+    )]
     socket: Option<PathBuf>,
 
     /// Print JSON for programs: one value a line
@@ -42,11 +53,6 @@ enum Verb {
     Rm(verb::rm::Rm),
     Stat(verb::stat::Stat),
     Wait(verb::wait::Wait),
-    Top(verb::top::Top),
-    Charges(verb::charges::Charges),
-    Recharge(verb::recharge::Recharge),
-    Fsck(verb::fsck::Fsck),
-    Doctor(verb::doctor::Doctor),
     Bench(verb::bench::Bench),
     Completions(verb::completions::Completions),
 }
@@ -61,44 +67,58 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
-    /// The volume's directory, whether or not it is a volume.
-    pub(crate) fn directory(&self) -> &Path {
-        &self.volume
-    }
-
-    /// The payer's socket, if one was named.
-    pub(crate) fn socket(&self) -> Option<&Path> {
-        self.socket.as_deref()
-    }
-
     /// The volume as it is, for verbs that put nothing: it must exist already.
-    pub(crate) fn volume(&self) -> anyhow::Result<Volume> {
-        Ok(Volume::open(&self.volume, Options { payer: None, create: false })?)
+    pub(crate) fn volume(&self) -> anyhow::Result<Arc<Volume>> {
+        Ok(Arc::new(Volume::open(
+            &self.volume,
+            Options {
+                payer: None,
+                create: false,
+            },
+        )?))
     }
 
     /// The volume with its payer, for verbs that put; made if the directory is not a volume yet.
-    pub(crate) fn billed_volume(&self) -> anyhow::Result<Volume> {
+    pub(crate) fn billed_volume(&self) -> anyhow::Result<Arc<Volume>> {
         let payer = self.socket.as_deref().map(payer).transpose()?;
         if self.socket.is_none() && !self.volume.exists() {
             std::fs::create_dir_all(&self.volume)
                 .with_context(|| format!("cannot make {}", self.volume.display()))?;
         }
-        Ok(Volume::open(&self.volume, Options { payer, create: true })?)
+        Ok(Arc::new(Volume::open(
+            &self.volume,
+            Options {
+                payer,
+                create: true,
+            },
+        )?))
     }
 }
 
 /// The payer behind a socket.
 pub(crate) fn payer(socket: &Path) -> anyhow::Result<Arc<dyn Payer>> {
-    let client = format!("vineyard {}, pid {}", env!("CARGO_PKG_VERSION"), std::process::id());
+    let client = format!(
+        "vineyard {}, pid {}",
+        env!("CARGO_PKG_VERSION"),
+        std::process::id()
+    );
     let payer = RemotePayer::connect(socket, &client).with_context(|| {
-        format!("no payer answers at {}: is the sidecar running, and may this user connect?", socket.display())
+        format!(
+            "no payer answers at {}: is the sidecar running, and may this user connect?",
+            socket.display()
+        )
     })?;
     Ok(Arc::new(payer))
 }
 
 /// Runs the verb that the command line names.
 pub(crate) fn run() -> ExitCode {
-    let Args { volume, socket, json, verb } = Args::parse();
+    let Args {
+        volume,
+        socket,
+        json,
+        verb,
+    } = Args::parse();
     let settings = Settings {
         volume: volume.unwrap_or_else(default_volume),
         socket,
@@ -111,13 +131,13 @@ pub(crate) fn run() -> ExitCode {
         Verb::Rm(verb) => verb.run(&settings),
         Verb::Stat(verb) => verb.run(&settings),
         Verb::Wait(verb) => verb.run(&settings),
-        Verb::Top(verb) => verb.run(&settings),
-        Verb::Charges(verb) => verb.run(&settings),
-        Verb::Recharge(verb) => verb.run(&settings),
-        Verb::Fsck(verb) => verb.run(&settings),
-        Verb::Doctor(verb) => verb.run(&settings),
         Verb::Bench(verb) => verb.run(&settings),
         Verb::Completions(verb) => verb.run(),
     };
     outcome.map_or_else(|error| exit::report(&error, settings.format), Outcome::into)
+}
+
+/// Where `vineyard.open()` in Python works when nothing is configured.
+fn default_volume() -> PathBuf {
+    PathBuf::from(format!("/dev/shm/vineyard-{}", nix::unistd::getuid()))
 }

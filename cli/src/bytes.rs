@@ -20,14 +20,20 @@ pub(crate) fn human(bytes: u64) -> String {
 
 /// Bytes per second as `17.3 GB/s`: decimal, as memory is rated.
 pub(crate) fn rate(bytes: u64, time: Duration) -> f64 {
-    #[expect(clippy::cast_precision_loss, reason = "a measured rate has a few digits")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "a measured rate has a few digits"
+    )]
     let bytes = bytes as f64;
     bytes / time.as_secs_f64().max(1e-9) / 1e9
 }
 
 /// How long ago, in the largest unit that fits.
 pub(crate) fn age(then: SystemTime) -> String {
-    let seconds = SystemTime::now().duration_since(then).unwrap_or_default().as_secs();
+    let seconds = SystemTime::now()
+        .duration_since(then)
+        .unwrap_or_default()
+        .as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m", seconds / 60),
@@ -39,14 +45,20 @@ pub(crate) fn age(then: SystemTime) -> String {
 /// Reads `4096`, `64K`, `100MiB`, `2g`: powers of 1024.
 pub(crate) fn parse(text: &str) -> Result<u64, String> {
     let lower = text.trim().to_ascii_lowercase();
-    let split = lower.find(|c: char| !c.is_ascii_digit()).unwrap_or(lower.len());
+    let split = lower
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(lower.len());
     let (digits, unit) = lower.split_at(split);
     let shift = match unit.trim() {
         "" | "b" => 0,
         "k" | "kb" | "ki" | "kib" => 10,
         "m" | "mb" | "mi" | "mib" => 20,
         "g" | "gb" | "gi" | "gib" => 30,
-        _ => return Err(format!("{text:?} is no size; write 4096, 64KiB, 100MiB or 2GiB")),
+        _ => {
+            return Err(format!(
+                "{text:?} is no size; write 4096, 64KiB, 100MiB or 2GiB"
+            ));
+        }
     };
     digits
         .parse::<u64>()
@@ -90,17 +102,35 @@ mod tests {
 
     #[test]
     fn sizes_are_read_in_every_usual_spelling() {
-        for (text, bytes) in [("4096", 4096), ("64K", 65_536), ("100MiB", 100 << 20), ("2 gb", 2 << 30)] {
+        for (text, bytes) in [
+            ("4096", 4096),
+            ("64K", 65_536),
+            ("100MiB", 100 << 20),
+            ("2 gb", 2 << 30),
+        ] {
             assert_eq!(parse(text), Ok(bytes));
         }
-        for text in ["", "K", "12q", "-1", "99999999999999999999", "17179869184GiB"] {
+        for text in [
+            "",
+            "K",
+            "12q",
+            "-1",
+            "99999999999999999999",
+            "17179869184GiB",
+        ] {
             assert!(parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn durations_are_read_and_nonsense_is_refused() {
-        for (text, seconds) in [("90", 90.0), ("1.5s", 1.5), ("10m", 600.0), ("2h", 7200.0), ("7d", 604_800.0)] {
+        for (text, seconds) in [
+            ("90", 90.0),
+            ("1.5s", 1.5),
+            ("10m", 600.0),
+            ("2h", 7200.0),
+            ("7d", 604_800.0),
+        ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_secs_f64(seconds)));
         }
         for text in ["", "s", "-1", "1e400", "nan", "tomorrow"] {

@@ -1,2 +1,15 @@
-//! stub
-fn main() {}
+//! The command line of Vineyard.
+
+mod args;
+mod bytes;
+mod exit;
+mod output;
+mod progress;
+mod utf8;
+mod verb;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    args::run()
+}

@@ -7,14 +7,20 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A bar for `total` bytes.
 pub(crate) fn bytes(what: &str, total: u64) -> ProgressBar {
-    let bar = bar(Some(total), "{prefix} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}");
+    let bar = bar(
+        Some(total),
+        "{prefix} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+    );
     bar.set_prefix(what.to_owned());
     bar
 }
 
 /// A bar for `total` things.
 pub(crate) fn count(what: &str, total: u64) -> ProgressBar {
-    let bar = bar(Some(total), "{prefix} {wide_bar} {human_pos}/{human_len} {eta}");
+    let bar = bar(
+        Some(total),
+        "{prefix} {wide_bar} {human_pos}/{human_len} {eta}",
+    );
     bar.set_prefix(what.to_owned());
     bar
 }
@@ -33,6 +39,7 @@ fn bar(total: Option<u64>, template: &str) -> ProgressBar {
     } else {
         ProgressDrawTarget::hidden()
     };
-    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(total, target).with_style(style)
 }
