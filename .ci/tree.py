@@ -49,8 +49,10 @@ def violations(paths: list[Path]) -> list[str]:
         sizes[path] = text.count("\n")
         if sizes[path] > CAP:
             found.append(f"{path}: {sizes[path]} lines, the cap is {CAP}")
-        if path.name == "main.rs" and sizes[path] > MAIN_CAP:
-            found.append(f"{path}: {sizes[path]} lines, a main.rs has at most {MAIN_CAP}")
+        # The list of modules is no code.
+        code = [line for line in text.splitlines() if not re.match(r"mod \w+;", line)]
+        if path.name == "main.rs" and len(code) > MAIN_CAP and "fn main" in text:
+            found.append(f"{path}: {len(code)} lines, a main.rs has at most {MAIN_CAP}")
         found += [f"{path}: type {name} says nothing" for name in FORBIDDEN_TYPE.findall(text)]
     median = statistics.median(sizes.values())
     if median > MEDIAN:
