@@ -2,6 +2,8 @@
 //!
 //! Everything here reads. What changes cgroups is in `control`, behind the feature of the same name.
 
+#[cfg(feature = "control")]
+pub mod control;
 mod hierarchy;
 mod memory;
 

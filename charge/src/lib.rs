@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod descriptor;
 mod mapping;
 pub mod payer;
+pub mod survey;
 pub mod wire;
 
 pub use cgroup::{CgroupError, CgroupId, MemoryCgroup};

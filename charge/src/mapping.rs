@@ -79,6 +79,19 @@ impl Mapping {
         }
     }
 
+    /// One byte for each page of a part, bit 0 set for what is in the page cache and was written once.
+    pub(crate) fn in_core(&self, offset: u64, length: u64) -> io::Result<Vec<u8>> {
+        let (address, length) = self.part(offset, length)?;
+        let mut pages = vec![0u8; length.div_ceil(4096)];
+        // SAFETY: the range lies in this mapping, and the vector has a byte for each of its pages.
+        let result =
+            unsafe { libc::mincore(address as *mut libc::c_void, length, pages.as_mut_ptr()) };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(pages)
+    }
+
     /// Address and length of a part that must lie inside.
     pub(crate) fn part(&self, offset: u64, length: u64) -> io::Result<(usize, usize)> {
         let inside = || {

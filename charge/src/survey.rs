@@ -1,0 +1,211 @@
+//! Who is charged for a file, read page by page from the kernel.
+//!
+//! A survey maps the file window by window, touches what is resident (touching a hole would allocate it on our bill),
+//! learns the frame of each page from `/proc/self/pagemap` and its owner from `/proc/kpagecgroup`. Its buffers are of one
+//! fixed size, whatever the size of the file. It needs `CAP_SYS_ADMIN` and read access to `/proc/kpage*`.
+
+mod frames;
+mod ledger;
+mod resident;
+mod tree;
+
+pub use ledger::{Bill, Ledger};
+pub use tree::{Skipped, TreeSurvey, survey_tree};
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use nix::sys::stat::fstat;
+
+use crate::cgroup::CgroupId;
+use crate::mapping::{Mapping, regions};
+use crate::{Extent, PAGE, REGION};
+use frames::Frames;
+use resident::Residency;
+
+/// What is mapped at once.
+const WINDOW: u64 = 32 * REGION;
+
+/// Why nothing can be said about a file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SurveyError {
+    /// The kernel does not show page owners to this process.
+    #[error(
+        "who is charged cannot be read: {what} needs CAP_SYS_ADMIN and the host's /proc ({source})"
+    )]
+    Privilege {
+        /// The file of `/proc`.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A system call failed.
+    #[error("survey: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// 2 MiB of a file, or what there is of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Where it begins.
+    pub offset: u64,
+    /// Bytes that are resident.
+    pub present: u64,
+    /// Bytes by owner. [`CgroupId`] 0 is nobody.
+    pub owners: Vec<(CgroupId, u64)>,
+    /// It is one huge page, which the kernel does not re-charge before it is split.
+    pub is_huge: bool,
+}
+
+impl Region {
+    /// Bytes that are not charged to any of `owners`.
+    pub fn foreign(&self, owners: &[CgroupId]) -> u64 {
+        self.owners
+            .iter()
+            .filter(|(owner, _)| !owners.contains(owner))
+            .map(|(_, bytes)| bytes)
+            .sum()
+    }
+
+    /// The region as a range of the file.
+    pub fn extent(&self) -> Extent {
+        Extent {
+            offset: self.offset,
+            length: REGION,
+        }
+    }
+}
+
+/// What is charged for one file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Bytes by owner.
+    pub owners: BTreeMap<CgroupId, u64>,
+    /// Bytes that are resident.
+    pub present: u64,
+    /// Bytes that are allocated, but whose owner the kernel does not show: beyond the end of the file, swapped out, or,
+    /// before Linux 6.5, never written.
+    pub unseen: u64,
+}
+
+/// Reads owners. Belongs to the process that opened it: a forked child opens its own.
+#[derive(Debug)]
+pub struct Surveyor {
+    frames: Frames,
+}
+
+impl Surveyor {
+    /// Opens what it needs of `/proc`.
+    ///
+    /// # Errors
+    /// [`SurveyError::Privilege`].
+    pub fn open() -> Result<Self, SurveyError> {
+        Ok(Self {
+            frames: Frames::open(WINDOW / PAGE)?,
+        })
+    }
+
+    /// Surveys one file and shows each region that holds anything to `visit`, in order.
+    ///
+    /// # Errors
+    /// When the file cannot be mapped for reading, or owners cannot be read.
+    pub fn regions(
+        &mut self,
+        file: BorrowedFd<'_>,
+        mut visit: impl FnMut(&Region),
+    ) -> Result<Summary, SurveyError> {
+        let stat = fstat(file).map_err(io::Error::from)?;
+        let end = u64::try_from(stat.st_size)
+            .unwrap_or(0)
+            .next_multiple_of(PAGE);
+        let residency = Residency::of(file, &stat);
+        let mut summary = Summary::default();
+        let mut begin = 0;
+        while begin < end {
+            let until = end.min(begin + WINDOW);
+            if residency.may_hold(begin, until) {
+                self.window(file, &residency, begin, until, |region| {
+                    summary.present += region.present;
+                    for (owner, bytes) in &region.owners {
+                        *summary.owners.entry(*owner).or_default() += bytes;
+                    }
+                    visit(region);
+                })?;
+            }
+            begin = until;
+        }
+        // Blocks are counted by the file system, whatever the kernel shows of the pages.
+        let allocated =
+            u64::try_from(fstat(file).map_err(io::Error::from)?.st_blocks).unwrap_or(0) * 512;
+        summary.unseen = allocated.saturating_sub(summary.present);
+        Ok(summary)
+    }
+
+    /// The same without the regions.
+    ///
+    /// # Errors
+    /// As [`regions`](Self::regions).
+    pub fn summary(&mut self, file: BorrowedFd<'_>) -> Result<Summary, SurveyError> {
+        self.regions(file, |_| {})
+    }
+
+    /// Bytes of the buffers that it keeps, the same for every file.
+    pub fn buffer_bytes(&self) -> usize {
+        self.frames.buffer_bytes()
+    }
+
+    fn window(
+        &mut self,
+        file: BorrowedFd<'_>,
+        residency: &Residency<'_>,
+        begin: u64,
+        end: u64,
+        mut visit: impl FnMut(&Region),
+    ) -> Result<(), SurveyError> {
+        let mapping = Mapping::new(file, begin, end - begin)?;
+        // Else the kernel's own collapsing could make this process the owner of what it looks at.
+        // A kernel without huge pages knows no such advice and needs none.
+        let _ = mapping.advise(
+            0,
+            (end - begin).next_multiple_of(REGION),
+            libc::MADV_NOHUGEPAGE,
+        );
+        residency.runs(&mapping, begin, end, &mut |offset, length| {
+            touch(&mapping, offset - begin, length)
+        })?;
+        let (address, _) = mapping.part(0, end - begin)?;
+        self.frames.load(address, (end - begin) / PAGE)?;
+        for offset in regions(begin, end) {
+            let first = (offset - begin) / PAGE;
+            let last = (end.min(offset + REGION) - begin) / PAGE;
+            let seen = self.frames.owners(first, last)?;
+            if seen.pages > 0 {
+                visit(&Region {
+                    offset,
+                    present: seen.pages * PAGE,
+                    owners: seen.owners,
+                    is_huge: seen.is_huge,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Linux 5.14.
+const MADV_POPULATE_READ: libc::c_int = 22;
+
+/// Fills the page table. A part that was freed meanwhile is no error: it is not resident then.
+fn touch(mapping: &Mapping, offset: u64, length: u64) -> io::Result<()> {
+    match mapping.advise(offset, length, MADV_POPULATE_READ) {
+        Err(error) if !matches!(error.raw_os_error(), Some(libc::EFAULT | libc::EAGAIN)) => {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
