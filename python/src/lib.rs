@@ -1,1 +1,27 @@
-//! stub
+//! `vineyard._native`: the store for Python. Only what needs Rust is here; the package around it is Python.
+
+mod buffers;
+mod draft;
+mod errors;
+mod memory;
+mod volume;
+
+use pyo3::prelude::*;
+
+/// The native part of the package `vineyard`.
+#[pymodule(gil_used = false)]
+mod _native {
+    #[pymodule_export]
+    use crate::draft::Draft;
+    #[pymodule_export]
+    use crate::memory::Memory;
+    #[pymodule_export]
+    use crate::volume::Volume;
+
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(m: &Bound<'_, PyModule>) -> PyResult<()> {
+        m.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

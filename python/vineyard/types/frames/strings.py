@@ -1,0 +1,106 @@
+"""Columns of strings: pandas' string arrays as they are, and object arrays that hold nothing but str and one kind of null."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vineyard.arrowfile.layout import Body, Column
+from vineyard.arrowfile.schema import Type
+from vineyard.types.frames.labels import Inexact
+
+Spec = dict[str, Any]
+_NULLS = {frozenset(): None, frozenset({type(None)}): "none", frozenset({float}): "nan"}
+
+
+def _pyarrow() -> Any:
+    pyarrow = sys.modules.get("pyarrow")
+    if pyarrow is None:
+        raise Inexact("without pyarrow strings are pickled")
+    return pyarrow
+
+
+def put_objects(body: Body, name: str, values: np.ndarray[Any, Any]) -> tuple[Column, Spec]:
+    """An object array of str, with None or with NaN. Raises Inexact."""
+    pa = _pyarrow()
+    kinds = frozenset(map(type, values)) - {str}
+    if kinds not in _NULLS:
+        raise Inexact(kinds)
+    try:
+        array = pa.array(values, pa.large_string(), from_pandas=True)
+    except (pa.ArrowException, UnicodeError, TypeError) as error:  # a float that is not NaN; lone surrogates
+        raise Inexact(error) from error
+    return _put(body, name, array, {"kind": "objects", "null": _NULLS[kinds]})
+
+
+def put_array(body: Body, name: str, values: Any) -> tuple[Column, Spec]:
+    """A pandas array of dtype str or string. Raises Inexact."""
+    pa = _pyarrow()
+    dtype = values.dtype
+    told: Spec = {"kind": "strings", "storage": dtype.storage}
+    told["na"] = "NA" if dtype.na_value is pd.NA else "nan"
+    if dtype.storage == "pyarrow":
+        chunked = values._pa_array
+        if chunked.type not in (pa.large_string(), pa.string()):
+            raise Inexact(chunked.type)
+        array = chunked.chunk(0) if chunked.num_chunks == 1 else pa.concat_arrays(chunked.chunks or [pa.array([], chunked.type)])
+        return _put(body, name, array, told)
+    plain = values._ndarray
+    if {type(value) for value in plain} - {str, type(dtype.na_value)}:
+        raise Inexact("null of another kind")
+    try:
+        array = pa.array(plain, pa.large_string(), from_pandas=True)
+    except (pa.ArrowException, UnicodeError, TypeError) as error:
+        raise Inexact(error) from error
+    return _put(body, name, array, told)
+
+
+def _put(body: Body, name: str, array: Any, told: Spec) -> tuple[Column, Spec]:
+    pa = _pyarrow()
+    rows, first = len(array), array.offset
+    wide = array.type == pa.large_string()
+    bits, ends, chars = array.buffers()
+    places = [(body.size, 0)]
+    if array.null_count:
+        if first:
+            packed = np.packbits(np.asarray(array.is_valid()), bitorder="little")
+            places = [body.place(packed, packed.nbytes)]
+        else:
+            size = (rows + 7) // 8
+            places = [body.place(memoryview(bits)[:size], size)]
+    dtype = np.dtype(np.int64 if wide else np.int32)
+    if rows == 0 or ends is None:
+        offsets = np.zeros(1, dtype)
+    else:
+        offsets = np.frombuffer(ends, dtype, rows + 1, first * dtype.itemsize)
+    begin, end = int(offsets[0]), int(offsets[-1])
+    if begin:  # a slice: only its own characters are stored
+        offsets = offsets - begin
+    at = body.place(offsets, offsets.nbytes)
+    data = body.place(memoryview(chars)[begin:end] if end > begin else b"", end - begin)
+    told |= {"wide": wide, "nulls": array.null_count, "bits": places[0][0], "at": at[0], "chars": [*data]}
+    kind = Type.large_string() if wide else Type.string()
+    return Column(name, kind, rows, array.null_count, [*places, at, data]), told
+
+
+def get(spec: Spec, memory: Any, start: int, rows: int) -> Any:
+    """The array again. Needs pyarrow."""
+    import pyarrow as pa
+
+    whole = pa.py_buffer(memory)
+    wide = spec["wide"]
+    bits = whole.slice(start + spec["bits"], (rows + 7) // 8) if spec["nulls"] else None
+    ends = whole.slice(start + spec["at"], (rows + 1) * (8 if wide else 4))
+    chars = whole.slice(start + spec["chars"][0], spec["chars"][1])
+    array = pa.Array.from_buffers(pa.large_string() if wide else pa.string(), rows, [bits, ends, chars], spec["nulls"])
+    array.validate()
+    if spec["kind"] == "objects":
+        values = array.to_numpy(zero_copy_only=False)
+        if spec["null"] == "nan" and spec["nulls"]:
+            values[np.asarray(array.is_null())] = np.nan
+        return values
+    na = pd.NA if spec["na"] == "NA" else np.nan
+    return pd.StringDtype(spec["storage"], na).__from_arrow__(pa.chunked_array([array]))
