@@ -7,7 +7,7 @@ use vineyard_store::{Draft as StoreDraft, Mapping};
 
 use crate::errors::raise;
 use crate::memory::Memory;
-use crate::volume::{Put, options, put_result};
+use crate::keys::{Put, options, put_result};
 
 /// Memory that stays at one address while it turns from a draft into a private view of the sealed object.
 pub(crate) struct Shared {

@@ -3,8 +3,14 @@
 mod buffers;
 mod draft;
 mod errors;
+mod keys;
+mod listing;
 mod memory;
+mod pack;
+mod stream;
 mod volume;
+mod waiting;
+mod writer;
 
 use pyo3::prelude::*;
 
@@ -14,9 +20,15 @@ mod _native {
     #[pymodule_export]
     use crate::draft::Draft;
     #[pymodule_export]
+    use crate::listing::{List, Row};
+    #[pymodule_export]
     use crate::memory::Memory;
     #[pymodule_export]
+    use crate::stream::{StreamReader, StreamWriter};
+    #[pymodule_export]
     use crate::volume::Volume;
+    #[pymodule_export]
+    use crate::writer::Writer;
 
     use pyo3::prelude::*;
 

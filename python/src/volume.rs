@@ -1,24 +1,26 @@
 //! `Volume`: the store's verbs, without any knowledge of types.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
-use vineyard_store::{Content, Error, Key, Kind, Mode, Name, ObjectId, Options, PutOptions, Ref};
+use vineyard_charge::{Payer, RemotePayer};
+use vineyard_store::{Content, Error, Kind, Mode, Name, Options};
 
 use crate::buffers::Buffers;
 use crate::draft::Draft;
 use crate::errors::raise;
+use crate::keys::{OwnedKey, Put, name_of, options, parse_kind, put_result};
+use crate::listing::{self, List, Row};
 use crate::memory::Memory;
+use crate::pack::{Member, put_many};
+use crate::stream::{StreamReader, StreamWriter};
+use crate::waiting::wait;
+use crate::writer::Writer;
 
 /// Puts of fewer bytes keep the GIL: giving it up can cost a whole switch interval when other threads compute.
 const DETACH: usize = 64 << 10;
-
-/// The id of what was put, and its length in bytes.
-pub(crate) type Put = (String, u64);
 
 /// A volume.
 #[pyclass(frozen, module = "vineyard._native")]
@@ -28,23 +30,19 @@ pub(crate) struct Volume {
 
 #[pymethods]
 impl Volume {
-    /// Opens the volume in the directory `path`.
+    /// Opens the volume in the directory `path`; `socket` is the sidecar's, which is then billed.
     #[new]
     #[pyo3(signature = (path, create, socket = None))]
     fn new(py: Python<'_>, path: PathBuf, create: bool, socket: Option<PathBuf>) -> PyResult<Self> {
-        let options = Options {
-            payer: None,
-            create,
-        };
-        let opened = py.detach(|| vineyard_store::Volume::open(&path, options));
+        let opened = py.detach(|| {
+            let payer = socket.map(|s| connect(&s)).transpose()?;
+            vineyard_store::Volume::open(&path, Options { payer, create })
+        });
         let store = opened.map_err(|e| raise(py, &e))?;
-        Ok(Self {
-            store: Arc::new(store),
-        })
+        Ok(Self { store: Arc::new(store) })
     }
 
     /// Puts an object: the buffers, one after the other.
-    #[pyo3(signature = (kind, content, name, ttl, overwrite))]
     fn put(
         &self,
         py: Python<'_>,
@@ -59,31 +57,31 @@ impl Volume {
         let buffers = Buffers::of(content)?;
         let slices = buffers.slices();
         let put = || self.store.put(kind, &slices, &options);
-        let done = if buffers.len() < DETACH && !self.store.is_billed() {
-            put()
-        } else {
-            py.detach(put)
-        };
+        let small = buffers.len() < DETACH && !self.store.is_billed();
+        let done = if small { put() } else { py.detach(put) };
         done.map(|r| put_result(&r)).map_err(|e| raise(py, &e))
     }
 
+    /// Puts many values as one object, a pack.
+    fn put_many(
+        &self,
+        py: Python<'_>,
+        members: Vec<Member<'_>>,
+        name: Option<&str>,
+        ttl: Option<f64>,
+        overwrite: bool,
+    ) -> PyResult<Put> {
+        put_many(py, &self.store, &members, &options(py, name, ttl, overwrite)?)
+    }
+
     /// The kind and the bytes of an object: `bytes` for kind raw, `Memory` else. `key` is a name, or (id, kind).
-    #[pyo3(signature = (key, readonly))]
     fn get<'py>(
         &self,
         py: Python<'py>,
         key: &Bound<'py, PyAny>,
         readonly: bool,
     ) -> PyResult<(String, Bound<'py, PyAny>)> {
-        let key = OwnedKey::of(py, key)?;
-        let mode = if readonly {
-            Mode::ReadOnly
-        } else {
-            Mode::CopyOnWrite
-        };
-        let object = py
-            .detach(|| self.store.get(key.borrow(), mode))
-            .map_err(|e| raise(py, &e))?;
+        let object = self.object(py, key, readonly)?;
         let kind = object.kind.as_str().to_owned();
         let value = match (object.kind, object.content) {
             (Kind::Raw, content) => raw(py, &content)?.into_any(),
@@ -93,86 +91,97 @@ impl Volume {
     }
 
     /// The bytes of an object as `Memory`, whatever its kind.
-    #[pyo3(signature = (key, readonly))]
     fn memory(
         &self,
         py: Python<'_>,
         key: &Bound<'_, PyAny>,
         readonly: bool,
     ) -> PyResult<(String, Memory)> {
-        let key = OwnedKey::of(py, key)?;
-        let mode = if readonly {
-            Mode::ReadOnly
-        } else {
-            Mode::CopyOnWrite
-        };
-        let object = py
-            .detach(|| self.store.get(key.borrow(), mode))
-            .map_err(|e| raise(py, &e))?;
-        Ok((
-            object.kind.as_str().to_owned(),
-            Memory::of(object.content, readonly),
-        ))
+        let object = self.object(py, key, readonly)?;
+        Ok((object.kind.as_str().to_owned(), Memory::of(object.content, readonly)))
     }
 
     /// An object of `size` zero bytes, to be filled in place.
     fn create(&self, py: Python<'_>, kind: &str, size: u64) -> PyResult<Draft> {
         let kind = parse_kind(kind)?;
-        py.detach(|| self.store.create(kind, size))
-            .map(Draft::new)
-            .map_err(|e| raise(py, &e))
+        py.detach(|| self.store.create(kind, size)).map(Draft::new).map_err(|e| raise(py, &e))
+    }
+
+    /// An object that grows.
+    fn writer(&self, py: Python<'_>, kind: &str) -> PyResult<Writer> {
+        let kind = parse_kind(kind)?;
+        self.store.writer(kind).map(Writer::new).map_err(|e| raise(py, &e))
+    }
+
+    /// Opens a stream for appending.
+    fn stream_writer(&self, py: Python<'_>, name: &str) -> PyResult<StreamWriter> {
+        let name = name_of(py, name)?;
+        self.store.stream_writer(&name).map(StreamWriter::new).map_err(|e| raise(py, &e))
+    }
+
+    /// Opens a stream for reading, from part `start` on; `consume` removes each part as it is read.
+    fn stream_reader(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        start: u64,
+        consume: bool,
+        readonly: bool,
+    ) -> PyResult<StreamReader> {
+        let name = name_of(py, name)?;
+        let reader = self.store.stream_reader(&name).map_err(|e| raise(py, &e))?;
+        Ok(StreamReader::new(reader, start, consume, readonly))
+    }
+
+    /// Whether `name` is a stream.
+    fn is_stream(&self, py: Python<'_>, name: &str) -> PyResult<bool> {
+        self.store.is_stream(&name_of(py, name)?).map_err(|e| raise(py, &e))
+    }
+
+    /// Waits until all names can be got.
+    fn wait(&self, py: Python<'_>, names: Vec<String>, timeout: Option<f64>) -> PyResult<()> {
+        let names: Vec<Name> = names.iter().map(|n| name_of(py, n)).collect::<PyResult<_>>()?;
+        wait(py, timeout, |slice| self.store.wait(&names, Some(slice)))
+    }
+
+    /// Names, plain files and streams.
+    fn list(&self, py: Python<'_>, prefix: Option<String>, glob: Option<String>, stat: bool) -> PyResult<List> {
+        listing::list(py, &self.store, prefix, glob, stat)
     }
 
     /// Removes a name, or an object by (id, kind). False when it was not there.
     fn remove(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<bool> {
         let key = OwnedKey::of(py, key)?;
-        py.detach(|| self.store.remove(key.borrow()))
-            .map_err(|e| raise(py, &e))
+        py.detach(|| self.store.remove(key.borrow())).map_err(|e| raise(py, &e))
+    }
+
+    /// Removes every name that starts with `prefix`; how many there were.
+    fn remove_prefix(&self, py: Python<'_>, prefix: &str) -> PyResult<u64> {
+        py.detach(|| self.store.remove_prefix(prefix)).map_err(|e| raise(py, &e))
+    }
+
+    /// Gives an object another name.
+    fn link(&self, py: Python<'_>, key: &Bound<'_, PyAny>, name: &str, overwrite: bool) -> PyResult<()> {
+        let key = OwnedKey::of(py, key)?;
+        let name = name_of(py, name)?;
+        self.store.link(key.borrow(), &name, overwrite).map_err(|e| raise(py, &e))
     }
 
     /// Whether a name is there.
     fn exists(&self, py: Python<'_>, name: &str) -> PyResult<bool> {
-        let name = Name::new(name).map_err(|e| raise(py, &e))?;
-        self.store.exists(&name).map_err(|e| raise(py, &e))
+        self.store.exists(&name_of(py, name)?).map_err(|e| raise(py, &e))
     }
 
-    /// (id, kind, bytes, allocated bytes, seconds since 1970, uid); the id is None for a plain file.
-    #[expect(clippy::type_complexity, reason = "a tuple for Python")]
-    fn stat(
-        &self,
-        py: Python<'_>,
-        key: &Bound<'_, PyAny>,
-    ) -> PyResult<(Option<String>, String, u64, u64, f64, u32)> {
+    /// What an object is, without its bytes.
+    fn stat(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Row> {
         let key = OwnedKey::of(py, key)?;
-        let stat = py
-            .detach(|| self.store.stat(key.borrow()))
-            .map_err(|e| raise(py, &e))?;
-        let age = stat
-            .modified
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap_or_default();
-        Ok((
-            stat.id.map(|id| id.to_string()),
-            stat.kind.as_str().to_owned(),
-            stat.len,
-            stat.allocated,
-            age.as_secs_f64(),
-            stat.uid,
-        ))
+        py.detach(|| self.store.stat(key.borrow())).map(Row::of).map_err(|e| raise(py, &e))
     }
 
     /// (capacity, used, free, trash) in bytes.
     fn usage(&self, py: Python<'_>) -> PyResult<(u64, u64, u64, u64)> {
-        let usage = py
-            .detach(|| self.store.usage())
-            .map_err(|e| raise(py, &e))?;
+        let usage = py.detach(|| self.store.usage()).map_err(|e| raise(py, &e))?;
         Ok((usage.capacity, usage.used, usage.free, usage.trash))
-    }
-
-    /// The directory.
-    #[getter]
-    fn path(&self) -> PathBuf {
-        self.store.root().to_owned()
     }
 
     /// Whether somebody is billed for what is put here.
@@ -182,74 +191,28 @@ impl Volume {
     }
 }
 
-/// A key that owns its name.
-enum OwnedKey {
-    Name(Name),
-    Object(ObjectId, Kind),
-}
-
-impl OwnedKey {
-    fn of(py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Self> {
-        if let Ok(name) = key.extract::<&str>() {
-            return Name::new(name).map(Self::Name).map_err(|e| raise(py, &e));
-        }
-        let (id, kind): (String, String) = key.extract().map_err(|_| {
-            PyTypeError::new_err("a key is a name (str) or a Ref that put() returned")
-        })?;
-        let id = ObjectId::parse(id.as_bytes())
-            .ok_or_else(|| raise(py, &Error::NotFound { key: id }))?;
-        Ok(Self::Object(id, parse_kind(&kind)?))
-    }
-
-    fn borrow(&self) -> Key<'_> {
-        match self {
-            Self::Name(name) => Key::Name(name),
-            Self::Object(id, kind) => Key::Object(*id, *kind),
-        }
+impl Volume {
+    fn object(&self, py: Python<'_>, key: &Bound<'_, PyAny>, readonly: bool) -> PyResult<vineyard_store::Object> {
+        let key = OwnedKey::of(py, key)?;
+        let mode = if readonly { Mode::ReadOnly } else { Mode::CopyOnWrite };
+        py.detach(|| self.store.get(key.borrow(), mode)).map_err(|e| raise(py, &e))
     }
 }
 
-fn parse_kind(kind: &str) -> PyResult<Kind> {
-    Kind::parse(kind.as_bytes()).ok_or_else(|| {
-        PyValueError::new_err(format!(
-            "{kind:?} is not a kind: 1 to 16 characters of a-z and 0-9"
-        ))
-    })
-}
-
-pub(crate) fn put_result(object: &Ref) -> Put {
-    (object.id.to_string(), object.len)
-}
-
-/// The store's options for a put.
-pub(crate) fn options(
-    py: Python<'_>,
-    name: Option<&str>,
-    ttl: Option<f64>,
-    overwrite: bool,
-) -> PyResult<PutOptions> {
-    let name = name.map(Name::new).transpose().map_err(|e| raise(py, &e))?;
-    let ttl = ttl
-        .map(Duration::try_from_secs_f64)
-        .transpose()
-        .map_err(|_| PyValueError::new_err("ttl is a positive number of seconds"))?;
-    Ok(PutOptions {
-        name,
-        ttl,
-        overwrite,
-    })
+/// The payer behind the sidecar's socket.
+fn connect(socket: &Path) -> Result<Arc<dyn Payer>, Error> {
+    let client = format!("python, pid {}", std::process::id());
+    let payer = RemotePayer::connect(socket, &client).map_err(Error::Payer)?;
+    Ok(Arc::new(payer))
 }
 
 /// The content as `bytes`.
-fn raw<'py>(py: Python<'py>, content: &Content) -> PyResult<Bound<'py, PyBytes>> {
-    match content {
-        Content::Small(bytes) if bytes.len() < DETACH => Ok(PyBytes::new(py, bytes)),
-        Content::Small(bytes) => copied(py, bytes),
-        Content::Mapped(mapping) => copied(py, mapping.as_slice()),
-    }
-}
-
-fn copied<'py>(py: Python<'py>, from: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+pub(crate) fn raw<'py>(py: Python<'py>, content: &Content) -> PyResult<Bound<'py, PyBytes>> {
+    let from = match content {
+        Content::Small(bytes) if bytes.len() < DETACH => return Ok(PyBytes::new(py, bytes)),
+        Content::Small(bytes) => bytes.as_slice(),
+        Content::Mapped(mapping) => mapping.as_slice(),
+    };
     PyBytes::new_with(py, from.len(), |to| {
         // Nobody else has the new object yet.
         py.detach(|| to.copy_from_slice(from));

@@ -90,7 +90,9 @@ def decode(kind: str, memory: Any, allow_pickle: bool = True) -> Any:
     """The value in an object's bytes; arrays and tables are views of `memory`. An unknown kind gives bytes."""
     if kind == "pickle":
         if not allow_pickle:
-            raise DeserializationError("this object is a pickle, and allow_pickle is False: allow it, or read its bytes.")
+            raise DeserializationError(
+                "this object is a pickle, and allow_pickle is False: allow it, or read its bytes."
+            )
     decoder = DECODERS.get(kind)
     if decoder is None:
         library = _NEEDS.get(kind)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-import weakref
-from collections.abc import Iterator
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Literal, NamedTuple, TypeAlias
 
-from vineyard import _native, codec, default
+from vineyard import _native, codec, default, describe
+from vineyard.draft import Draft
 from vineyard.errors import DeserializationError, GetTimeout, ObjectNotFound
+from vineyard.files import Reader, Writer
+from vineyard.listing import Entry, Listing, human_bytes
 from vineyard.ref import Ref
+from vineyard.stream import Stream
 
 __all__ = ["Mode", "Volume", "attach", "open"]
 
@@ -18,6 +21,18 @@ Mode: TypeAlias = Literal["cow", "readonly", "copy"]
 
 _MISSING: Any = object()
 _MODES = {"cow": False, "copy": False, "readonly": True}
+#: Most rows that a notebook shows of a volume.
+_SHOWN = 200
+
+
+class Usage(NamedTuple):
+    """Bytes of a volume; capacity is 0 when it has no limit of its own."""
+
+    capacity: int
+    used: int
+    free: int
+    #: Removed objects that somebody still maps.
+    trash: int
 
 
 class Volume:
@@ -35,11 +50,7 @@ class Volume:
     def __init__(self, path: str | os.PathLike[str], socket: str | None = None, *, create: bool = True) -> None:
         self.path = os.path.abspath(path)
         self._socket = socket
-        self._bind(_native.Volume(self.path, create, socket))
-        _volumes.add(self)
-
-    def _bind(self, native: _native.Volume) -> None:
-        self._native = native
+        self._native = native = _native.Volume(self.path, create, socket)
         self._put = native.put
         self._get = native.get
 
@@ -62,6 +73,78 @@ class Volume:
         kind, content = codec.encode(value, allow_pickle)
         object_id, nbytes = self._put(kind, content, name, ttl, overwrite)
         return Ref(self, object_id, kind, nbytes, name, type(value), getattr(value, "shape", None))
+
+    def put_many(
+        self,
+        values: Mapping[str, Any] | Iterable[Any],
+        name: str | None = None,
+        *,
+        ttl: float | None = None,
+        overwrite: bool = True,
+        allow_pickle: bool = True,
+    ) -> Ref:
+        """Stores many small values as one object, which costs less than one object each.
+
+        A value of a mapping is got as `name/key`, of a sequence as `name/00000000` and so on.
+        """
+        keyed: Iterable[tuple[str | None, Any]]
+        keyed = values.items() if isinstance(values, Mapping) else ((None, value) for value in values)
+        members = [(key, *codec.encode(value, allow_pickle)) for key, value in keyed]
+        object_id, nbytes = self._native.put_many(members, name, ttl, overwrite)
+        return Ref(self, object_id, "pack", nbytes, name, type(values), (len(members),))
+
+    def create(
+        self,
+        name: str | None,
+        shape: int | Sequence[int],
+        dtype: Any = None,
+        *,
+        ttl: float | None = None,
+        overwrite: bool = True,
+    ) -> Draft:
+        """An array (or, without `dtype`, `shape` bytes) to be filled in place: no copy is made at all.
+
+        >>> with vol.create("x", (10**9,), "f4") as a:
+        ...     a[:] = 1
+        """
+        return Draft(self, name, shape, dtype, ttl, overwrite)
+
+    def open(
+        self,
+        name: str | Ref | None,
+        mode: str = "rb",
+        *,
+        kind: str | None = None,
+        ttl: float | None = None,
+        overwrite: bool = True,
+    ) -> BinaryIO:
+        """An object as binary file. `wb` makes a new one, visible when it is closed; `rb` reads any.
+
+        `kind`: how `get` shall decode what is written; raw bytes if not given.
+        """
+        if mode == "wb":
+            if isinstance(name, Ref):
+                raise TypeError("an object never changes: open a name to write a new one.")
+            return Writer(self, name, kind or "raw", ttl, overwrite)  # type: ignore[return-value]
+        if mode != "rb":
+            raise ValueError(f"mode is 'rb' or 'wb', not {mode!r}: objects are bytes, and never change.")
+        return Reader(self._native.memory(_place(name), False)[1])  # type: ignore[return-value]
+
+    def stream(
+        self,
+        name: str,
+        *,
+        timeout: float | None = None,
+        start: int = 0,
+        consume: bool = False,
+        mode: Mode = "cow",
+        allow_pickle: bool = True,
+    ) -> Stream:
+        """A sequence of values under one name: iterate to read while it grows, `append` to write.
+
+        `timeout`: seconds to wait for each part. `start`: first part to read. `consume`: remove parts as they are read.
+        """
+        return Stream(self, name, timeout, start, consume, _MODES[mode], allow_pickle)
 
     # --- get -----------------------------------------------------------------------------------------------------
 
@@ -114,11 +197,53 @@ class Volume:
 
         return arrow.table(memory)
 
+    def wait(self, *names: str, timeout: float | None = None) -> None:
+        """Waits until all names can be got. Raises GetTimeout (also a TimeoutError) after `timeout` seconds."""
+        self._native.wait(list(names), timeout)
+
     # --- everything else -------------------------------------------------------------------------------------------
 
-    def rm(self, key: str | Ref) -> bool:
-        """Removes a name and its object. Values that were got stay valid. False when it was not there."""
+    def ls(self, prefix: str | None = None, *, glob: str | None = None) -> Listing:
+        """What the volume holds: names, plain files and streams; only those that start with `prefix`, or match `glob`."""
+        rows = (row for batch in self._native.list(prefix, glob, True) for row in batch)
+        return Listing(sorted((Entry.of(row) for row in rows), key=lambda entry: entry.name or ""))
+
+    def names(self, prefix: str | None = None, *, glob: str | None = None) -> list[str]:
+        """The names alone, sorted; cheaper than `ls`."""
+        return sorted(row.name for batch in self._native.list(prefix, glob, False) for row in batch if row.name)
+
+    def stat(self, key: str | Ref) -> Entry:
+        """Kind, size, age, type and shape of an object, without reading its values."""
+        row = self._native.stat(_place(key))
+        kind, shape = describe.describe(row.kind, self._native.memory(_place(key), True)[1])
+        return Entry.of(row, key if isinstance(key, str) else key.name, kind, shape)
+
+    def usage(self) -> Usage:
+        """Capacity, used and free bytes."""
+        return Usage(*self._native.usage())
+
+    def rm(self, key: str | Ref | None = None, *, prefix: str | None = None) -> bool:
+        """Removes a name and its object, or all names that start with `prefix`. False when nothing was there.
+
+        Values that were got stay valid.
+        """
+        if (key is None) == (prefix is None):
+            raise TypeError("rm() takes either a name (or Ref), or prefix=")
+        if prefix is not None:
+            return self._native.remove_prefix(prefix) > 0
+        if isinstance(key, Ref) and key.name is not None and self._points_to(key.name, key):
+            return self._native.remove(key.name)
         return self._native.remove(_place(key))
+
+    def _points_to(self, name: str, ref: Ref) -> bool:
+        try:
+            return self._native.stat(name).id == ref.id
+        except ObjectNotFound:
+            return False
+
+    def link(self, key: str | Ref, name: str, *, overwrite: bool = True) -> None:
+        """Gives an object another name. It lives until the last of its names is removed."""
+        self._native.link(_place(key), name, overwrite)
 
     def exists(self, key: str | Ref) -> bool:
         """Whether the name or object is there."""
@@ -160,8 +285,32 @@ class Volume:
     def __reduce__(self) -> tuple[Any, ...]:
         return attach, self.address()
 
+    def keys(self) -> list[str]:
+        """The names, sorted."""
+        return self.names()
+
+    def items(self) -> Iterator[tuple[str, Any]]:
+        """Names and values; each value is got when its turn comes."""
+        return ((name, self.get(name)) for name in self.names())
+
+    def values(self) -> Iterator[Any]:
+        """The values; each is got when its turn comes."""
+        return (self.get(name) for name in self.names())
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return self.names()
+
     def __repr__(self) -> str:
         return f"Volume({self.path!r})"
+
+    def _repr_html_(self) -> str:
+        import html
+
+        usage = self.usage()
+        listing = self.ls()
+        more = f"<p>… {len(listing) - _SHOWN} more</p>" if len(listing) > _SHOWN else ""
+        caption = f"{html.escape(self.path)}: {human_bytes(usage.used)} used, {human_bytes(usage.free)} free"
+        return f"<p>{caption}</p>{Listing(listing[:_SHOWN])._repr_html_()}{more}"
 
 
 def _place(key: Any) -> Any:
@@ -169,7 +318,6 @@ def _place(key: Any) -> Any:
     return (key.id, key.kind) if isinstance(key, Ref) else key
 
 
-_volumes: weakref.WeakSet[Volume] = weakref.WeakSet()
 _attached: dict[tuple[str, str | None], Volume] = {}
 
 
@@ -189,13 +337,3 @@ def open(path: str | os.PathLike[str] | None = None, *, create: bool = True) -> 
     """
     place, socket = default.place(path)
     return Volume(place, socket, create=create)
-
-
-def _after_fork() -> None:
-    # Connections and reserved pages belong to the parent.
-    for volume in list(_volumes):
-        if volume._socket is not None:
-            volume._bind(_native.Volume(volume.path, False, volume._socket))
-
-
-os.register_at_fork(after_in_child=_after_fork)

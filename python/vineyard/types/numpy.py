@@ -80,7 +80,9 @@ def layout(memory: Any) -> tuple[np.dtype[Any], tuple[int, ...], str, int]:
     start = bytes(view[:12])
     if len(start) < 12 or start[:6] != _MAGIC or start[6] not in (1, 2, 3):
         raise DeserializationError("not a .npy file of version 1 to 3. Read its bytes with open(name, 'rb').")
-    fixed, length = (10, struct.unpack_from("<H", start, 8)[0]) if start[6] == 1 else (12, struct.unpack_from("<I", start, 8)[0])
+    fixed, length = (
+        (10, struct.unpack_from("<H", start, 8)[0]) if start[6] == 1 else (12, struct.unpack_from("<I", start, 8)[0])
+    )
     if length > _LONGEST_HEADER or fixed + length > view.nbytes:
         raise DeserializationError("damaged .npy file: its header does not fit. Put it again.")
     text = bytes(view[fixed : fixed + length])

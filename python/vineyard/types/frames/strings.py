@@ -46,7 +46,11 @@ def put_array(body: Body, name: str, values: Any) -> tuple[Column, Spec]:
         chunked = values._pa_array
         if chunked.type not in (pa.large_string(), pa.string()):
             raise Inexact(chunked.type)
-        array = chunked.chunk(0) if chunked.num_chunks == 1 else pa.concat_arrays(chunked.chunks or [pa.array([], chunked.type)])
+        array = (
+            chunked.chunk(0)
+            if chunked.num_chunks == 1
+            else pa.concat_arrays(chunked.chunks or [pa.array([], chunked.type)])
+        )
         return _put(body, name, array, told)
     plain = values._ndarray
     if {type(value) for value in plain} - {str, type(dtype.na_value)}:

@@ -133,7 +133,7 @@ def unpack(memory: Any, at: int, rows: int) -> np.ndarray[Any, Any]:
 
 
 def _zone_to_json(zone: Any) -> Spec:
-    if zone is datetime.timezone.utc:
+    if zone is datetime.UTC:
         return {"class": "utc", "name": "UTC"}
     if type(zone) is zoneinfo.ZoneInfo and zone.key:
         return {"class": "zoneinfo", "name": zone.key}
@@ -148,7 +148,7 @@ def _zone_to_json(zone: Any) -> Spec:
 
 def _zone_from_json(told: Spec) -> Any:
     if told["class"] == "utc":
-        return datetime.timezone.utc
+        return datetime.UTC
     if told["class"] == "zoneinfo":
         return zoneinfo.ZoneInfo(told["name"])
     import pytz
