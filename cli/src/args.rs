@@ -53,6 +53,8 @@ enum Verb {
     Rm(verb::rm::Rm),
     Stat(verb::stat::Stat),
     Wait(verb::wait::Wait),
+    Top(verb::top::Top),
+    Charges(verb::charges::Charges),
     Bench(verb::bench::Bench),
     Completions(verb::completions::Completions),
 }
@@ -67,6 +69,11 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// The volume's directory, whether or not it is a volume.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.volume
+    }
+
     /// The volume as it is, for verbs that put nothing: it must exist already.
     pub(crate) fn volume(&self) -> anyhow::Result<Arc<Volume>> {
         Ok(Arc::new(Volume::open(
@@ -131,6 +138,8 @@ pub(crate) fn run() -> ExitCode {
         Verb::Rm(verb) => verb.run(&settings),
         Verb::Stat(verb) => verb.run(&settings),
         Verb::Wait(verb) => verb.run(&settings),
+        Verb::Top(verb) => verb.run(&settings),
+        Verb::Charges(verb) => verb.run(&settings),
         Verb::Bench(verb) => verb.run(&settings),
         Verb::Completions(verb) => verb.run(),
     };

@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use vineyard_charge::survey::SurveyError;
 use vineyard_charge::{Limit, ReserveError};
 use vineyard_store::Error;
 
@@ -76,6 +77,9 @@ fn classify(error: &anyhow::Error) -> (u8, Option<&'static str>) {
     let Some(error) = error.downcast_ref::<Error>() else {
         return match error.downcast_ref::<ReserveError>() {
             Some(error) => classify_payer(error),
+            None if is_privilege(error) => {
+                (7, Some("Run it as root on the node, not in a container."))
+            }
             None => (1, None),
         };
     };
@@ -116,6 +120,13 @@ fn classify(error: &anyhow::Error) -> (u8, Option<&'static str>) {
         ),
         _ => (1, None),
     }
+}
+
+fn is_privilege(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref::<SurveyError>(),
+        Some(SurveyError::Privilege { .. })
+    )
 }
 
 fn classify_payer(error: &ReserveError) -> (u8, Option<&'static str>) {

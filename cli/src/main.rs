@@ -1,6 +1,7 @@
 //! The command line of Vineyard.
 
 mod args;
+mod bills;
 mod bytes;
 mod exit;
 mod output;

@@ -1,5 +1,6 @@
 //! put, get, ls, rm, stat, wait.
 
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
@@ -211,4 +212,26 @@ fn an_object_with_a_ttl_says_nothing_else_than_another() {
             .code,
         2
     );
+}
+
+#[test]
+fn top_looks_once_and_again() {
+    let session = Session::new();
+    session.put("large", &[0; 9000]);
+    session.put("small", b"x");
+    let look = &session.run(&["top", "--once", "--json"]).ok().json()[0];
+    assert_eq!(look["objects"][0]["name"], "large");
+    let mut child = session
+        .command()
+        .args(["top", "--json", "--interval", "0.05"])
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for _ in 0..2 {
+        let look: serde_json::Value =
+            serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+        assert!(look["used_bytes"].as_u64().unwrap() > 0);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }
