@@ -17,6 +17,9 @@ use super::{Extent, Payer, ReserveError};
 use crate::wire::MAX_DESCRIPTORS;
 use crate::{PAGE, REGION};
 
+/// How often a request is sent before a payer that goes away each time counts as unreachable.
+const ATTEMPTS: u32 = 4;
+
 /// Bytes pulled by one request: bounds how long the payer is busy with one client.
 const PULL_STEP: u64 = 1 << 30;
 
@@ -123,7 +126,8 @@ impl RemotePayer {
             .ok_or_else(|| ReserveError::Unreachable(io::ErrorKind::NotConnected.into()))
     }
 
-    /// Sends a request and waits for its reply, twice if the payer went away in between.
+    /// Sends a request and waits for its reply, again if the payer went away in between: the first time it may only be
+    /// the connection to an earlier payer that turns out to be gone.
     fn call(
         &self,
         body: request::Body,
@@ -132,7 +136,7 @@ impl RemotePayer {
     ) -> Result<reply::Body, ReserveError> {
         let generation = self.generation();
         let mut slot = lock(generation);
-        let mut retried = false;
+        let mut left = ATTEMPTS;
         loop {
             let connection = self.connected(&mut slot, generation)?;
             match connection.exchange(body.clone(), descriptors, bytes) {
@@ -148,10 +152,10 @@ impl RemotePayer {
                 }
                 Err(Lost::Gone(error)) => {
                     *slot = None;
-                    if retried {
+                    left -= 1;
+                    if left == 0 {
                         return Err(ReserveError::Unreachable(error));
                     }
-                    retried = true;
                 }
                 Err(Lost::Silent(error)) => {
                     // It may still be at work: asking again would only queue behind it.
