@@ -10,6 +10,9 @@ use crate::REGION;
 /// Linux 6.1; not in every libc.
 const MADV_COLLAPSE: libc::c_int = 25;
 
+/// Linux 5.14.
+pub(crate) const MADV_POPULATE_READ: libc::c_int = 22;
+
 /// A part of a file, mapped. Nobody forms a reference to its bytes, which other processes may write.
 #[derive(Debug)]
 pub(crate) struct Mapping {

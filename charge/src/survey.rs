@@ -19,7 +19,7 @@ use std::os::fd::BorrowedFd;
 use nix::sys::stat::fstat;
 
 use crate::cgroup::CgroupId;
-use crate::mapping::{Mapping, regions};
+use crate::mapping::{MADV_POPULATE_READ, Mapping, regions};
 use crate::{Extent, PAGE, REGION};
 use frames::Frames;
 use resident::Residency;
@@ -193,9 +193,6 @@ impl Surveyor {
         Ok(())
     }
 }
-
-/// Linux 5.14.
-const MADV_POPULATE_READ: libc::c_int = 22;
 
 /// Fills the page table. A part that was freed meanwhile is no error: it is not resident then.
 fn touch(mapping: &Mapping, offset: u64, length: u64) -> io::Result<()> {

@@ -51,6 +51,11 @@ impl<'a> Fill<'a> {
         }
     }
 
+    /// Bytes that are not allocated yet.
+    pub(super) fn rest(&self) -> u64 {
+        self.rest
+    }
+
     /// Allocates all of `extent`, which begins and ends with a page.
     pub(super) fn extent(
         &mut self,

@@ -37,7 +37,7 @@ impl OwnPayer {
     }
 
     fn allocate(&self, parts: &[Part<'_>]) -> Result<(), Failed> {
-        let total = parts.iter().map(|part| part.extent.length).sum();
+        let total: u64 = parts.iter().map(|part| part.extent.length).sum();
         let regions = if self.no_regions.load(Ordering::Relaxed) {
             Regions::Never
         } else {
@@ -45,13 +45,31 @@ impl OwnPayer {
         };
         let mut fill = Fill::new(&self.room, total, regions);
         let result = parts.iter().enumerate().try_for_each(|(index, part)| {
-            fill.extent(part.file, part.extent, part.fresh)
-                .map_err(|error| Failed { index, error })
+            let filled = fill.extent(part.file, part.extent, part.fresh);
+            filled.map_err(|error| Failed {
+                index,
+                error,
+                granted: total.saturating_sub(fill.rest()),
+            })
         });
         if fill.regions == Regions::Never {
             self.no_regions.store(true, Ordering::Relaxed);
         }
         result
+    }
+
+    /// What to say after an undo.
+    fn full(&self, asked: u64, granted: u64) -> Full {
+        let full = self.room.full(asked);
+        if full.free < asked {
+            return full;
+        }
+        // Nothing that can be seen ran out: it was a limit further up, of which only this is known.
+        Full {
+            free: granted,
+            limit_bytes: 0,
+            ..full
+        }
     }
 
     /// Collapses some regions, all at once if the kernel objects to none of them.
@@ -139,10 +157,7 @@ impl Payer for OwnPayer {
             part.undo();
         }
         Err(match failed.error {
-            ReserveError::Full(full) => ReserveError::Full(Full {
-                asked: total,
-                ..self.room_or(full, total)
-            }),
+            ReserveError::Full(_) => ReserveError::Full(self.full(total, failed.granted)),
             ReserveError::Io(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
                 let file = parts.get(failed.index).map_or(first.file, |p| p.file);
                 ReserveError::Full(fill::volume_full(file, total))
@@ -172,14 +187,6 @@ impl Payer for OwnPayer {
     fn give_back(&self, _bytes: u64) {}
 }
 
-impl OwnPayer {
-    /// After an undo more is free than when it failed: report that.
-    fn room_or(&self, full: Full, asked: u64) -> Full {
-        let now = self.room.full(asked);
-        if now.free >= asked { full } else { now }
-    }
-}
-
 enum Pulled {
     Moved,
     Refused,
@@ -187,7 +194,10 @@ enum Pulled {
 }
 
 struct Failed {
+    /// The extent at which it failed.
     index: usize,
+    /// Bytes that had been allocated until then.
+    granted: u64,
     error: ReserveError,
 }
 

@@ -149,8 +149,10 @@ impl Frames {
         self.owner(frame - frame % REGION_PAGES)
     }
 
+    /// Whether one page of 2 MiB begins at this frame. Smaller compound pages carry the same flag.
     fn is_huge(&self, frame: u64) -> Result<bool, SurveyError> {
-        Ok(self.flags_of(frame)? & HUGE != 0)
+        Ok(self.flags_of(frame)? & HUGE != 0
+            && self.flags_of(frame + REGION_PAGES / 2)? & TAIL != 0)
     }
 
     fn flags_of(&self, frame: u64) -> Result<u64, SurveyError> {

@@ -7,6 +7,11 @@
     reason = "each test binary uses its own part"
 )]
 
+#[cfg(feature = "control")]
+pub mod ground;
+#[cfg(feature = "control")]
+mod roles;
+
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};

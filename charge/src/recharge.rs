@@ -1,0 +1,41 @@
+//! Moves the bill of bytes that exist already to another payer.
+//!
+//! Large files are *pulled*: the payer has the kernel move 2 MiB regions in place, mappings stay valid. Small files are
+//! *copied* into a file that the payer reserved, which then takes the place of the old one. What happened is what a
+//! survey says afterwards, never what a call returned.
+
+mod large;
+mod small;
+
+pub use large::{Large, Leftover, Moved, Slack};
+pub use small::{Copied, Replace};
+
+use std::io;
+
+use crate::payer::ReserveError;
+use crate::survey::SurveyError;
+
+/// Up to this size copying is faster than pulling, and a pull would round the bill up to 2 MiB for a moment.
+/// Measured: `docs/design/charging.md`.
+pub const SMALL: u64 = 256 << 10;
+
+/// Why a charge was not moved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RechargeError {
+    /// The payer has no room, refuses or is away.
+    #[error(transparent)]
+    Payer(#[from] ReserveError),
+    /// Nobody can say who is charged.
+    #[error(transparent)]
+    Survey(#[from] SurveyError),
+    /// Not a regular file, or one with several names that a copy would tear apart.
+    #[error("a file of this kind is not re-charged: {0}")]
+    Unsuitable(&'static str),
+    /// Somebody wrote to the file while it was copied; it is as they left it.
+    #[error("the file changed while it was copied")]
+    Changed,
+    /// A system call failed.
+    #[error("recharge: {0}")]
+    Io(#[from] io::Error),
+}

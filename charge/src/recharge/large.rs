@@ -1,0 +1,256 @@
+//! Pulls the regions of a file, in place.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::fstatfs;
+
+use super::RechargeError;
+use crate::cgroup::CgroupId;
+use crate::mapping::{MADV_POPULATE_READ, Mapping};
+use crate::payer::{Extent, Payer};
+use crate::survey::{Region, Surveyor};
+use crate::{PAGE, REGION};
+
+/// Readers that use a page keep it for a moment; each round moves what they let go.
+const ROUNDS: u32 = 6;
+
+/// Room that a volume's `size=` lends while a region is pulled that the file fills only in part: the kernel counts the
+/// whole 2 MiB for a moment, and refuses the region if they are not free.
+pub trait Slack {
+    /// Makes `bytes` more available.
+    ///
+    /// # Errors
+    /// When that is not possible: such regions then stay where they are.
+    fn lend(&self, bytes: u64) -> io::Result<()>;
+
+    /// Takes them back. All of them are free again.
+    fn take_back(&self, bytes: u64);
+}
+
+/// A region that is still charged to somebody else.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// Where.
+    pub extent: Extent,
+    /// Who is charged, by owner.
+    pub owners: Vec<(CgroupId, u64)>,
+}
+
+/// What a recharge came to, by a survey.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Bytes that changed their owner.
+    pub bytes: u64,
+    /// Bytes that stayed with another.
+    pub left: u64,
+    /// The regions of these, the first hundred of them.
+    pub leftovers: Vec<Leftover>,
+    /// Rounds that it took.
+    pub rounds: u32,
+}
+
+/// Of how many leftovers the details are kept.
+const NAMED: usize = 100;
+
+/// A large file to be pulled.
+pub struct Large<'a> {
+    /// The file, open for reading.
+    pub file: BorrowedFd<'a>,
+    /// The same file open for writing, *only* if nobody else writes to it: it is sealed, or no pod mounts its volume
+    /// writable. Without it huge pages that others map, and regions that the file fills only in part, stay where they are.
+    pub exclusive: Option<BorrowedFd<'a>>,
+    /// Who may be charged afterwards: the cgroup subtree of the payer's pod.
+    pub owners: &'a [CgroupId],
+    /// Where room comes from when the volume is full.
+    pub slack: Option<&'a dyn Slack>,
+}
+
+impl std::fmt::Debug for Large<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Large")
+            .field("file", &self.file)
+            .field("exclusive", &self.exclusive)
+            .field("owners", &self.owners)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Large<'_> {
+    /// Has `payer` pull every region that is charged to another. The bytes and all mappings stay as they are.
+    ///
+    /// # Errors
+    /// When nothing can be said about the bill, or the payer cannot be asked. What was moved until then stays moved.
+    pub fn recharge(
+        &self,
+        surveyor: &mut Surveyor,
+        payer: &dyn Payer,
+    ) -> Result<Moved, RechargeError> {
+        let mut moved = Moved::default();
+        let mut first = None;
+        loop {
+            let foreign = self.foreign(surveyor)?;
+            let left: u64 = foreign.iter().map(|r| r.foreign(self.owners)).sum();
+            let before = *first.get_or_insert(left);
+            moved.bytes = before.saturating_sub(left);
+            moved.left = left;
+            if foreign.is_empty() || moved.rounds == ROUNDS {
+                moved.leftovers = foreign.iter().take(NAMED).map(leftover).collect();
+                return Ok(moved);
+            }
+            if moved.rounds > 0 {
+                thread::sleep(Duration::from_millis(1 << moved.rounds));
+            }
+            moved.rounds += 1;
+            self.round(&foreign, payer)?;
+        }
+    }
+
+    fn foreign(&self, surveyor: &mut Surveyor) -> Result<Vec<Region>, RechargeError> {
+        let mut foreign = Vec::new();
+        surveyor.regions(self.file, |region| {
+            if region.foreign(self.owners) > 0 {
+                foreign.push(region.clone());
+            }
+        })?;
+        Ok(foreign)
+    }
+
+    fn round(&self, foreign: &[Region], payer: &dyn Payer) -> Result<(), RechargeError> {
+        for region in foreign.iter().filter(|r| r.is_huge) {
+            // A region that could not be split stays; the survey will say so.
+            let _ = self.split(region);
+        }
+        let (whole, partial): (Vec<&Region>, Vec<&Region>) =
+            foreign.iter().partition(|r| r.present == REGION);
+        let extents = merge(&whole);
+        if !extents.is_empty() {
+            payer.pull(self.file, &extents)?;
+        }
+        for region in partial {
+            self.pull_partial(region, payer)?;
+        }
+        Ok(())
+    }
+
+    /// Breaks a huge page up: the kernel does not move one as a whole.
+    fn split(&self, region: &Region) -> io::Result<()> {
+        if let Some(file) = self.exclusive
+            && let Some(zero) = self.zero_byte(region.offset)?
+        {
+            // Freeing a part of a page zeroes it, and this byte is zero already: nothing changes but the size of the page.
+            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            return Ok(fallocate(file, flags, signed(zero)?, 1)?);
+        }
+        // The kernel splits a page of which only a part is cold, if it is mapped here only.
+        let mapping = Mapping::new(self.file, region.offset, REGION)?;
+        mapping.advise(0, PAGE, MADV_POPULATE_READ)?;
+        mapping.advise(0, PAGE, libc::MADV_COLD)
+    }
+
+    /// Where the first zero byte of a region is.
+    fn zero_byte(&self, offset: u64) -> io::Result<Option<u64>> {
+        let file = std::fs::File::from(self.file.try_clone_to_owned()?);
+        let mut part = vec![0u8; 64 << 10];
+        let mut at = offset;
+        while at < offset + REGION {
+            let read = file.read_at(&mut part, at)?;
+            if read == 0 {
+                return Ok(None);
+            }
+            if let Some(index) = part.iter().take(read).position(|byte| *byte == 0) {
+                return Ok(Some(at + index as u64));
+            }
+            at += read as u64;
+        }
+        Ok(None)
+    }
+
+    /// Pulls a region with holes, such as the last one of a file, and makes the holes again that the kernel filled.
+    fn pull_partial(&self, region: &Region, payer: &dyn Payer) -> Result<(), RechargeError> {
+        let Some(writable) = self.exclusive else {
+            return Ok(());
+        };
+        let holes = self.holes(region)?;
+        let lent = match self.slack {
+            Some(slack) if self.free_in_volume()? < REGION => slack.lend(REGION).is_ok(),
+            _ => false,
+        };
+        let pulled = payer.pull(self.file, &[region.extent()]);
+        for hole in holes {
+            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            let (offset, length) = (signed(hole.offset)?, signed(hole.length)?);
+            while fallocate(writable, flags, offset, length) == Err(Errno::EINTR) {}
+        }
+        if let Some(slack) = self.slack.filter(|_| lent) {
+            slack.take_back(REGION);
+        }
+        pulled?;
+        Ok(())
+    }
+
+    /// The parts of a region that hold nothing, in whole pages. What was allocated and never written counts as nothing:
+    /// it reads as zero either way.
+    fn holes(&self, region: &Region) -> io::Result<Vec<Extent>> {
+        let size = u64::try_from(fstat(self.file)?.st_size).unwrap_or(0);
+        let end = region.offset + REGION;
+        let mut holes = Vec::new();
+        let mut at = region.offset;
+        while at < end {
+            let present = crate::mapping::resident_pages(self.file, at, PAGE).map(|n| n > 0);
+            let data = match present {
+                Ok(present) => present,
+                // Before Linux 6.5 only the end of the file is known to be a hole.
+                Err(_) => at < size,
+            };
+            if !data {
+                match holes.last_mut() {
+                    Some(Extent { offset, length }) if *offset + *length == at => *length += PAGE,
+                    _ => holes.push(Extent {
+                        offset: at,
+                        length: PAGE,
+                    }),
+                }
+            }
+            at += PAGE;
+        }
+        Ok(holes)
+    }
+
+    fn free_in_volume(&self) -> io::Result<u64> {
+        let statfs = fstatfs(self.file.as_fd())?;
+        if statfs.blocks() == 0 {
+            return Ok(u64::MAX);
+        }
+        Ok(statfs.blocks_available() * u64::try_from(statfs.block_size()).unwrap_or(PAGE))
+    }
+}
+
+fn leftover(region: &Region) -> Leftover {
+    Leftover {
+        extent: region.extent(),
+        owners: region.owners.clone(),
+    }
+}
+
+/// Neighbours become one extent.
+fn merge(regions: &[&Region]) -> Vec<Extent> {
+    let mut extents: Vec<Extent> = Vec::new();
+    for region in regions {
+        match extents.last_mut() {
+            Some(last) if last.offset + last.length == region.offset => last.length += REGION,
+            _ => extents.push(region.extent()),
+        }
+    }
+    extents
+}
+
+fn signed(bytes: u64) -> io::Result<i64> {
+    i64::try_from(bytes).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
+}
