@@ -13,15 +13,15 @@ struct Owned<T> {
     value: T,
 }
 
-impl<T: Default + Abandon> PerProcess<T> {
+impl<T: Abandon> PerProcess<T> {
     pub(crate) const fn new() -> Self {
         Self {
             current: AtomicPtr::new(std::ptr::null_mut()),
         }
     }
 
-    /// The value of this process.
-    pub(crate) fn get(&self) -> &T {
+    /// The value of this process; `make` makes it.
+    pub(crate) fn get(&self, make: impl Fn() -> T) -> &T {
         let pid = std::process::id();
         loop {
             let current = self.current.load(Ordering::Acquire);
@@ -31,10 +31,7 @@ impl<T: Default + Abandon> PerProcess<T> {
             {
                 return &owned.value;
             }
-            let fresh = Box::into_raw(Box::new(Owned {
-                pid,
-                value: T::default(),
-            }));
+            let fresh = Box::into_raw(Box::new(Owned { pid, value: make() }));
             let swapped =
                 self.current
                     .compare_exchange(current, fresh, Ordering::AcqRel, Ordering::Acquire);

@@ -8,8 +8,9 @@ use nix::sys::uio::pwritev;
 
 use crate::error::Error;
 use crate::kind::Kind;
-use crate::mapping::HUGE;
+use crate::mapping::{HUGE, PAGE};
 use crate::object::{PutOptions, Ref};
+use crate::stock::MAX_PAGES;
 use crate::volume::Volume;
 
 /// Most slices of one `pwritev`.
@@ -39,11 +40,18 @@ impl Volume {
         len: u64,
         options: &PutOptions,
     ) -> Result<OwnedFd, Error> {
+        let pages = usize::try_from(len.div_ceil(PAGE)).unwrap_or(usize::MAX);
+        if (1..=MAX_PAGES).contains(&pages)
+            && let Some(file) = self.from_stock(pages)?
+        {
+            self.write_all(file.as_fd(), content, 0)?;
+            return Ok(file);
+        }
         if len >= HUGE as u64 {
             self.refuse_taken(options)?;
         }
         let file = self.tree().unnamed()?;
-        if self.payer().is_some() || len >= HUGE as u64 {
+        if self.is_billed() || len >= HUGE as u64 {
             self.reserve(file.as_fd(), 0, len)?;
         }
         self.write_all(file.as_fd(), content, 0)?;

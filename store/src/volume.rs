@@ -1,14 +1,15 @@
 //! The volume: a directory that is also a store. Everything else in this crate is a part of [`Volume`].
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use vineyard_charge::{Extent, Full, Limit, Payer, ReserveError};
+use vineyard_charge::{Extent, Full, Limit, OwnPayer, Payer, ReserveError};
 
 use crate::error::Error;
-use crate::local::LocalPages;
+use crate::mapping::PAGE;
+use crate::stock::{Stock, TakeError};
 use crate::tree::Tree;
 
 /// How a volume is opened.
@@ -32,9 +33,11 @@ impl Default for Options {
 /// A volume. Cheap to share by `Arc`; every method may be called from any thread.
 #[derive(Debug)]
 pub struct Volume {
-    tree: Tree,
+    tree: Arc<Tree>,
     payer: Option<Arc<dyn Payer>>,
-    local: LocalPages,
+    stock: Option<Stock>,
+    /// Bills nobody but the caller, as any write does, but with huge pages.
+    own: OwnPayer,
 }
 
 impl Volume {
@@ -44,10 +47,16 @@ impl Volume {
     /// [`Error::NotAVolume`] when the directory holds none and none may be made, [`Error::Format`] when it was written
     /// by a newer version.
     pub fn open(root: &Path, options: Options) -> Result<Self, Error> {
+        let tree = Arc::new(Tree::open(root, options.create)?);
+        let stock = options
+            .payer
+            .as_ref()
+            .map(|payer| Stock::new(Arc::clone(&tree), Arc::clone(payer)));
         Ok(Self {
-            tree: Tree::open(root, options.create)?,
+            tree,
             payer: options.payer,
-            local: LocalPages::default(),
+            stock,
+            own: OwnPayer::new(),
         })
     }
 
@@ -82,7 +91,7 @@ impl Volume {
             return Ok(());
         }
         let extents = [(file, Extent { offset, length })];
-        let payer = self.payer.as_deref().unwrap_or_else(|| self.local.payer());
+        let payer: &dyn Payer = self.payer.as_deref().unwrap_or(&self.own);
         match payer.reserve(&extents) {
             Err(ReserveError::Full(_)) => {
                 // What nobody needs goes first.
@@ -93,8 +102,38 @@ impl Volume {
         }
     }
 
+    /// A file with `pages` reserved pages, from the stock. `None` when nobody is billed.
+    pub(crate) fn from_stock(&self, pages: usize) -> Result<Option<OwnedFd>, Error> {
+        let Some(stock) = &self.stock else {
+            return Ok(None);
+        };
+        let taken = match stock.take(pages) {
+            Err(TakeError::Reserve(ReserveError::Full(_))) => {
+                self.make_room();
+                stock.take(pages)
+            }
+            taken => taken,
+        };
+        match taken {
+            Ok(file) => Ok(Some(file)),
+            Err(TakeError::Open(error)) => Err(error),
+            Err(TakeError::Reserve(error)) => Err(self.refused(error, pages as u64 * PAGE)),
+        }
+    }
+
+    /// To be called in a child after `fork`, when the child lives on without `exec`: closes what it inherited from the
+    /// parent's stock. Otherwise this happens at the child's first `put`.
+    pub fn after_fork_in_child(&self) {
+        if let Some(stock) = &self.stock {
+            stock.after_fork_in_child();
+        }
+    }
+
     /// Frees what this process holds in reserve and what nobody maps any more.
     pub(crate) fn make_room(&self) {
+        if let Some(stock) = &self.stock {
+            stock.give_back();
+        }
         let _ = self.empty_trash();
     }
 

@@ -87,7 +87,7 @@ pub(crate) struct Seen(u64);
 impl Watch<'static> {
     /// Watches for what appears in, or moves into, `directory`.
     pub(crate) fn new(directory: BorrowedFd<'_>) -> Self {
-        let watcher = WATCHER.get();
+        let watcher = WATCHER.get(Watcher::default);
         let mut state = locked(&watcher.state.0);
         let descriptor = watcher.inotify.as_ref().and_then(|inotify| {
             // Through the descriptor: no symlink can redirect it.
