@@ -5,6 +5,8 @@
 //!
 //! The table in docs/adr/0001-small-puts-take-the-stock.md comes from here.
 
+#![expect(clippy::expect_used, reason = "a measurement stops at the first error")]
+
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{IoSlice, Read, Write};
@@ -21,6 +23,8 @@ use vineyard_store::{Key, Kind, Mode as GetMode, Name, Options, PutOptions, Volu
 
 const ROUNDS: usize = 5;
 const EACH: usize = 4000;
+
+type Timer<'a> = dyn FnMut(&'static str, &mut dyn FnMut(usize)) + 'a;
 
 struct Row {
     what: &'static str,
@@ -139,12 +143,7 @@ fn median(operation: &mut dyn FnMut(usize)) -> f64 {
     rounds[ROUNDS / 2]
 }
 
-fn store(
-    volume: &Volume,
-    content: &[u8],
-    titles: &[&'static str; 5],
-    time: &mut dyn FnMut(&'static str, &mut dyn FnMut(usize)),
-) {
+fn store(volume: &Volume, content: &[u8], titles: &[&'static str; 5], time: &mut Timer<'_>) {
     let slices = [IoSlice::new(content)];
     let put = |options: &PutOptions| volume.put(Kind::Raw, &slices, options).expect("put");
     let mut refs = Vec::new();

@@ -1,8 +1,11 @@
 //! The formats of the kinds that this crate reads or writes itself. All of them are parsed from bytes that anybody may
 //! have written: every offset and length is checked before use, and nothing is allocated that the file does not back.
 
+pub mod arrow;
+pub mod npy;
 pub mod pack;
 pub mod pickle;
+pub mod safetensors;
 
 /// Bytes that do not keep the rules of their format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -154,6 +154,24 @@ impl Volume {
         }
     }
 
+    /// Gives a name that points to `object` the target that its place wants.
+    pub(crate) fn retarget(
+        &self,
+        name: &Name,
+        at: BorrowedFd<'_>,
+        last: &str,
+        object: &ObjectFile,
+    ) -> Result<(), Errno> {
+        let tmp = self.tree().tmp.as_fd();
+        let spare = ObjectId::random()?.to_string();
+        symlinkat(name.target(object).as_str(), tmp, spare.as_str())?;
+        let renamed = renameat2(tmp, spare.as_str(), at, last, RenameFlags::empty());
+        if renamed.is_err() {
+            let _ = Tree::unlink(tmp, &spare);
+        }
+        renamed
+    }
+
     /// What `name` is.
     pub(crate) fn resolve(&self, name: &Name) -> Result<Entry, Error> {
         let (directory, last) = match self.tree().parent(name) {

@@ -159,17 +159,17 @@ fn find(file: BorrowedFd<'_>, key: &str, pack: &str) -> Result<Option<(Footer, E
     let broken = |e: Malformed| Error::corrupt(pack, e.to_string());
     let stat = fstat(file).map_err(|errno| Error::io(pack, errno))?;
     let len = regular(&stat, pack)?;
-    let Some(end) = len.checked_sub(pack::FOOTER) else {
+    let Some(end) = len.checked_sub(pack::FOOTER as u64) else {
         return Err(Error::corrupt(pack, "it is shorter than a footer"));
     };
-    let mut bytes = [0; pack::FOOTER as usize];
+    let mut bytes = [0; pack::FOOTER];
     read_at(file, &mut bytes, end, pack)?;
     let footer = Footer::parse(&bytes, len).map_err(broken)?;
     let mut range = 0..footer.members;
     let mut found = vec![0; usize::from(u16::try_from(key.len()).unwrap_or(u16::MAX)) + 1];
     while range.start < range.end {
         let middle = range.start + (range.end - range.start) / 2;
-        let mut entry = [0; pack::ENTRY as usize];
+        let mut entry = [0; pack::ENTRY];
         read_at(file, &mut entry, footer.entry_at(middle), pack)?;
         let entry = footer.entry(&entry).map_err(broken)?;
         // One byte more than the key's length decides the order.
@@ -244,7 +244,7 @@ impl Pack {
             let at = usize::try_from(at).ok()?;
             bytes.get(at..at.checked_add(len)?)
         };
-        let entry = slice(self.footer.entry_at(index), 24)?;
+        let entry = slice(self.footer.entry_at(index), pack::ENTRY)?;
         let entry = self.footer.entry(entry.try_into().ok()?).ok()?;
         let key = std::str::from_utf8(slice(entry.key, entry.key_len.into())?).ok()?;
         let kind = pack::kind(slice(entry.kind, 16)?.try_into().ok()?).ok()?;

@@ -42,7 +42,7 @@ impl Volume {
     ) -> Result<OwnedFd, Error> {
         let pages = usize::try_from(len.div_ceil(PAGE)).unwrap_or(usize::MAX);
         if (1..=MAX_PAGES).contains(&pages)
-            && let Some(file) = self.from_stock(pages)?
+            && let Some(file) = self.stocked(pages)?
         {
             self.write_all(file.as_fd(), content, 0)?;
             return Ok(file);

@@ -8,6 +8,7 @@ use nix::sys::stat::fstat;
 use nix::unistd::symlinkat;
 
 use crate::error::Error;
+use crate::id::ObjectId;
 use crate::kind::Kind;
 use crate::mapping::PAGE;
 use crate::name::{Name, ObjectFile};
@@ -15,6 +16,9 @@ use crate::object::{PutOptions, Ref};
 use crate::tree::Tree;
 use crate::volume::Volume;
 
+/// Objects of at least this many bytes leave a note until they are named. For smaller ones that would double the work,
+/// and a process must die between two system calls to leave one behind.
+const ANNOUNCED: u64 = 1 << 20;
 /// From `fcntl.h`; libc does not have it.
 const F_SETSIG: libc::c_int = 10;
 
@@ -27,51 +31,91 @@ impl Volume {
         len: u64,
         options: &PutOptions,
     ) -> Result<Ref, Error> {
-        let object = self
-            .tree()
-            .link(file, kind)
-            .map_err(|e| self.no_room(e, len))?;
-        let done = self
-            .mark(&object, options)
-            .and_then(|()| match &options.name {
-                Some(name) => self.point(name, &object, options.overwrite),
-                None => Ok(()),
-            });
-        if let Err(error) = done {
-            self.unmark(&object, options);
-            let _ = Tree::unlink(self.tree().objects.as_fd(), object.as_str());
+        let tree = self.tree();
+        let notes = loop {
+            let id = ObjectId::random().map_err(|errno| Error::io("getrandom", errno))?;
+            let object = ObjectFile::new(id, kind);
+            let notes = Notes::leave(self, &object, len, options)?;
+            match tree.link_as(file, tree.objects.as_fd(), object.as_str()) {
+                Ok(()) => break notes,
+                Err(Errno::EEXIST) => notes.withdraw(self),
+                Err(errno) => {
+                    notes.withdraw(self);
+                    return Err(self.failed(".vineyard/objects", errno, len));
+                }
+            }
+        };
+        let named = options
+            .name
+            .as_ref()
+            .map(|name| self.point(name, &notes.object, options.overwrite));
+        if let Some(Err(error)) = named {
+            let _ = Tree::unlink(tree.objects.as_fd(), notes.object.as_str());
+            notes.withdraw(self);
             return Err(error);
         }
+        notes.named(self);
         Ok(Ref {
-            id: object.id,
+            id: notes.object.id,
             kind,
             len,
             name: options.name.clone(),
         })
     }
+}
 
-    fn no_room(&self, error: Error, asked: u64) -> Error {
-        match &error {
-            Error::Io { source, .. } if source.raw_os_error() == Some(libc::ENOSPC) => {
-                self.full(asked)
+/// What lets a sweep find an object whose writer died before it was named, and one that is not needed any more.
+struct Notes {
+    object: ObjectFile,
+    /// Whether there is `tmp/<id>.<kind>`, which points to the name.
+    announced: bool,
+    /// The mark of its time to live.
+    ttl: Option<String>,
+}
+
+impl Notes {
+    fn leave(
+        volume: &Volume,
+        object: &ObjectFile,
+        len: u64,
+        options: &PutOptions,
+    ) -> Result<Self, Error> {
+        let mut notes = Self {
+            object: *object,
+            announced: false,
+            ttl: None,
+        };
+        if let Some(name) = &options.name
+            && len >= ANNOUNCED
+        {
+            symlinkat(name.as_str(), volume.tree().tmp.as_fd(), object.as_str())
+                .map_err(|errno| volume.failed(".vineyard/tmp", errno, 0))?;
+            notes.announced = true;
+        }
+        if let Some(ttl) = options.ttl {
+            let target = options.name.as_ref().map_or("-", Name::as_str);
+            let marker = ttl_marker(object, ttl);
+            if let Err(errno) = symlinkat(target, volume.tree().ttl.as_fd(), marker.as_str()) {
+                notes.withdraw(volume);
+                return Err(volume.failed(".vineyard/ttl", errno, 0));
             }
-            _ => error,
+            notes.ttl = Some(marker);
+        }
+        Ok(notes)
+    }
+
+    /// The object has its name.
+    fn named(&self, volume: &Volume) {
+        if self.announced {
+            let _ = Tree::unlink(volume.tree().tmp.as_fd(), self.object.as_str());
         }
     }
 
-    /// Notes when the object is not needed any more.
-    fn mark(&self, object: &ObjectFile, options: &PutOptions) -> Result<(), Error> {
-        let Some(marker) = options.ttl.map(|ttl| ttl_marker(object, ttl)) else {
-            return Ok(());
-        };
-        let target = options.name.as_ref().map_or("-", Name::as_str);
-        symlinkat(target, self.tree().ttl.as_fd(), marker.as_str())
-            .map_err(|errno| self.failed(".vineyard/ttl", errno, 0))
-    }
-
-    fn unmark(&self, object: &ObjectFile, options: &PutOptions) {
-        if let Some(ttl) = options.ttl {
-            let _ = Tree::unlink(self.tree().ttl.as_fd(), &ttl_marker(object, ttl));
+    /// There is no object.
+    fn withdraw(&self, volume: &Volume) {
+        self.named(volume);
+        if let Some(marker) = &self.ttl {
+            let _ = Tree::unlink(volume.tree().ttl.as_fd(), marker);
         }
     }
 }
@@ -83,7 +127,7 @@ fn ttl_marker(object: &ObjectFile, ttl: Duration) -> String {
         .unwrap_or_default()
         .saturating_add(ttl);
     // Rounded up, and no more than the digits hold: that is in 31,000 years.
-    let seconds = (end.as_secs() + 1).min(999_999_999_999);
+    let seconds = end.as_secs().saturating_add(1).min(999_999_999_999);
     format!("{seconds:012}.{}", object.as_str())
 }
 

@@ -111,6 +111,15 @@ impl Volume {
         })
     }
 
+    /// Whether the end mark of a stream can be read, if there is one.
+    pub(crate) fn check_end(&self, stream: &Name) -> Result<(), Error> {
+        let directory = self
+            .tree()
+            .directory(stream.as_str())
+            .map_err(|errno| Error::io(stream.as_str(), errno))?;
+        read_end(directory.as_fd(), stream).map(drop)
+    }
+
     /// Whether `name` is a stream.
     ///
     /// # Errors

@@ -13,8 +13,7 @@ use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::error::Error;
 use crate::id::ObjectId;
-use crate::kind::Kind;
-use crate::name::{Name, ObjectFile};
+use crate::name::Name;
 
 /// Content of `.vineyard/format`.
 pub(crate) const FORMAT: &str = "vineyard-volume 1\n";
@@ -113,19 +112,6 @@ impl Tree {
         // The mode given to open obeys the umask.
         fchmod(file.as_fd(), SEALED_MODE).map_err(at)?;
         Ok(file)
-    }
-
-    /// Links `file` under a fresh id: from here the object exists.
-    pub(crate) fn link(&self, file: BorrowedFd<'_>, kind: Kind) -> Result<ObjectFile, Error> {
-        loop {
-            let id = ObjectId::random().map_err(|errno| Error::io("getrandom", errno))?;
-            let object = ObjectFile::new(id, kind);
-            match self.link_as(file, self.objects.as_fd(), object.as_str()) {
-                Ok(()) => return Ok(object),
-                Err(Errno::EEXIST) => {}
-                Err(errno) => return Err(Error::io(".vineyard/objects", errno)),
-            }
-        }
     }
 
     /// Links the unnamed `file` as `name` in `directory`.

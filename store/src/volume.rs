@@ -103,7 +103,7 @@ impl Volume {
     }
 
     /// A file with `pages` reserved pages, from the stock. `None` when nobody is billed.
-    pub(crate) fn from_stock(&self, pages: usize) -> Result<Option<OwnedFd>, Error> {
+    pub(crate) fn stocked(&self, pages: usize) -> Result<Option<OwnedFd>, Error> {
         let Some(stock) = &self.stock else {
             return Ok(None);
         };

@@ -7,9 +7,9 @@ use crate::kind::Kind;
 
 const MAGIC: &[u8; 8] = b"VYPACK01";
 /// Bytes of the footer.
-pub const FOOTER: u64 = 40;
+pub const FOOTER: usize = 40;
 /// Bytes of one entry of the table.
-pub const ENTRY: u64 = 24;
+pub const ENTRY: usize = 24;
 const KIND: u64 = 16;
 
 fn malformed(what: &'static str) -> Malformed {
@@ -54,7 +54,7 @@ impl Footer {
     ///
     /// # Errors
     /// When they are not the footer of a pack of this length.
-    pub fn parse(footer: &[u8; FOOTER as usize], len: u64) -> Result<Self, Malformed> {
+    pub fn parse(footer: &[u8; FOOTER], len: u64) -> Result<Self, Malformed> {
         let short = || malformed("the footer is cut off");
         if !footer.ends_with(MAGIC) {
             return Err(malformed("no magic at the end"));
@@ -62,15 +62,15 @@ impl Footer {
         let table = u64_at(footer, 0).ok_or_else(short)?;
         let members = u64_at(footer, 8).ok_or_else(short)?;
         let key_bytes = u64_at(footer, 16).ok_or_else(short)?;
-        let kinds = u32_at(footer, 24).ok_or_else(short)?;
+        let kinds = u32_at(footer, ENTRY).ok_or_else(short)?;
         let crc = u32_at(footer, 28).ok_or_else(short)?;
         let keys = members
-            .checked_mul(ENTRY)
+            .checked_mul(ENTRY as u64)
             .and_then(|n| n.checked_add(table));
         let end = keys
             .and_then(|n| n.checked_add(key_bytes))
             .and_then(|n| n.checked_add(u64::from(kinds) * KIND))
-            .and_then(|n| n.checked_add(FOOTER));
+            .and_then(|n| n.checked_add(FOOTER as u64));
         match keys {
             Some(keys) if end == Some(len) => Ok(Self {
                 table,
@@ -89,14 +89,14 @@ impl Footer {
     /// Where entry `index` is in the file.
     #[must_use]
     pub fn entry_at(&self, index: u64) -> u64 {
-        self.table + index * ENTRY
+        self.table + index * ENTRY as u64
     }
 
     /// Reads the 24 bytes of an entry.
     ///
     /// # Errors
     /// When its payload, key or kind lies outside.
-    pub fn entry(&self, bytes: &[u8; ENTRY as usize]) -> Result<Entry, Malformed> {
+    pub fn entry(&self, bytes: &[u8; ENTRY]) -> Result<Entry, Malformed> {
         let short = || malformed("an entry is cut off");
         let offset = u64_at(bytes, 0).ok_or_else(short)?;
         let len = u64_at(bytes, 8).ok_or_else(short)?;
@@ -106,7 +106,7 @@ impl Footer {
         if offset.checked_add(len).is_none_or(|end| end > self.table) {
             return Err(malformed("a payload lies outside"));
         }
-        if offset % ALIGNMENT != 0 {
+        if !offset.is_multiple_of(ALIGNMENT) {
             return Err(malformed("a payload is not aligned"));
         }
         if key + u64::from(key_len) > self.key_bytes {
@@ -144,7 +144,7 @@ pub fn kind(bytes: &[u8; 16]) -> Result<Kind, Malformed> {
 pub fn check(bytes: &[u8]) -> Result<Footer, Malformed> {
     let end = bytes
         .len()
-        .checked_sub(40)
+        .checked_sub(FOOTER)
         .ok_or_else(|| malformed("shorter than a footer"))?;
     let outside = || malformed("an entry lies outside");
     let footer = Footer::parse(&array(bytes, end).ok_or_else(outside)?, bytes.len() as u64)?;
@@ -158,7 +158,7 @@ pub fn check(bytes: &[u8]) -> Result<Footer, Malformed> {
     };
     let mut last: Option<&[u8]> = None;
     for index in 0..footer.members {
-        let entry = slice(footer.entry_at(index), 24).and_then(|b| array(b, 0));
+        let entry = slice(footer.entry_at(index), ENTRY).and_then(|b| array(b, 0));
         let entry = footer.entry(&entry.ok_or_else(outside)?)?;
         let tag = slice(entry.kind, 16).and_then(|b| array(b, 0));
         kind(&tag.ok_or_else(outside)?)?;

@@ -81,7 +81,7 @@ impl<'b> Pickle<'b> {
             let (Some(stop), true) = (stop, offset >= stream_len) else {
                 return Err(malformed("a buffer lies outside"));
             };
-            if offset as u64 % ALIGNMENT != 0 {
+            if !(offset as u64).is_multiple_of(ALIGNMENT) {
                 return Err(malformed("a buffer is not aligned"));
             }
             buffers.push(offset..stop);

@@ -7,4 +7,5 @@ mod packs;
 mod put_and_get;
 mod streams;
 mod support;
+mod upkeep;
 mod writer;
