@@ -22,7 +22,7 @@ use crate::server::{End, Server};
 use crate::service::{Limits, Service};
 use crate::signals::Signals;
 use crate::volumes::Volumes;
-use crate::{http, socket};
+use crate::{closing, http, socket};
 
 /// Stack of the threads that work on large requests.
 const STACK: usize = 256 << 10;
@@ -159,7 +159,7 @@ impl Args {
         let max_large = self.max_large;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .max_blocking_threads(max_large)
+            .max_blocking_threads(max_large.saturating_add(closing::THREADS))
             .thread_keep_alive(KEEP_THREADS)
             .thread_stack_size(STACK)
             .thread_name("payer")
@@ -221,6 +221,7 @@ impl Args {
             },
             metrics,
             large: Semaphore::new(max_large),
+            closing: Semaphore::new(closing::THREADS),
             settle: Notify::new(),
         });
         tokio::spawn(Arc::clone(&service).settle());

@@ -10,6 +10,7 @@
 //! Descriptors exist here only between *taken* and *answered*, and never while waiting for a permit or for the client.
 
 use std::io;
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ use vineyard_charge::wire;
 use vineyard_proto::payer::{Reply, Request, refused::Reason, reply};
 
 use crate::admission::Peer;
+use crate::closing;
 use crate::frame::{self, Head, Malformed, Taken, Whole};
 use crate::metrics::{Ended, Outcome};
 use crate::service::Service;
@@ -88,17 +90,21 @@ impl Connection {
     pub(crate) async fn run(mut self) {
         let begun = Instant::now();
         self.service.metrics.connected();
-        let result = self.converse().await;
+        let result = match self.converse().await {
+            Err(Violation::Broken(error)) if is_gone(&error) => Ok(()),
+            result => result,
+        };
         let reason = result
             .as_ref()
             .map_or_else(Violation::ended, |()| Ended::closed);
         self.service.metrics.disconnected(reason);
-        self.service.settle.notify_one();
         let client = self.session.client.as_deref().unwrap_or("?");
         let Peer { uid, pid } = self.peer;
         let (requests, refusals) = (self.requests, self.refusals);
         let seconds = begun.elapsed().as_secs_f32();
         match result {
+            // A probe of the socket, not a client.
+            Ok(()) if requests == 0 => tracing::debug!(uid, pid, "connected and gone"),
             Ok(()) => {
                 tracing::info!(client, uid, pid, requests, refusals, seconds, "client gone");
             }
@@ -106,6 +112,8 @@ impl Connection {
                 tracing::warn!(client, uid, pid, requests, refusals, seconds, %error, "connection ended");
             }
         }
+        closing::socket(&self.service, self.stream).await;
+        self.service.settle.notify_one();
     }
 
     async fn converse(&mut self) -> Result<(), Violation> {
@@ -166,27 +174,42 @@ impl Connection {
 
     /// Takes one request and answers it. Returns whether it was the last.
     async fn exchange(&mut self, mut whole: Whole) -> Result<bool, Violation> {
-        let body = whole.body.take();
-        let large = match &body {
-            Some(bytes) => verb::is_large(Request::decode(bytes.as_slice())?.body.as_ref()),
+        let large = match whole.body.take() {
+            Some(body) => verb::is_large(Request::decode(body.as_slice())?.body.as_ref()),
             // Unknown before it is taken, and then its descriptors are here: it waits in the same line.
             None => true,
         };
         let service = Arc::clone(&self.service);
-        let permit = if large {
-            service.large.acquire().await.ok()
-        } else {
-            None
+        let permit = match large {
+            true => service.large.acquire().await.ok(),
+            false => None,
         };
-        let Taken { body, descriptors } = whole.take(self.stream.as_fd())??;
-        let request = Request::decode(body.as_slice())?;
+        let Taken {
+            body,
+            descriptors,
+            fault,
+        } = whole.take(self.stream.as_fd())?;
+        let decoded = match fault {
+            Some(fault) => Err(fault.into()),
+            None => Request::decode(body.as_slice()).map_err(Violation::from),
+        };
+        let request = match decoded {
+            Ok(request) => request,
+            Err(violation) => {
+                closing::wait(&service, descriptors).await;
+                return Err(violation);
+            }
+        };
         let verb = Verb::of(request.body.as_ref());
-        let answer = if large {
+        let (answer, left) = if large {
             self.beside(request.body, descriptors).await?
         } else {
-            verb::answer(&service, &mut self.session, request.body, &descriptors)
+            let answer = verb::answer(&service, &mut self.session, request.body, &descriptors);
+            let left = closing::now(answer.accepts(), descriptors);
+            (answer, left)
         };
         drop(permit);
+        closing::wait(&service, left).await;
         self.requests += 1;
         let (body, last) = match answer {
             Answer::Reply(body) => (body, false),
@@ -201,24 +224,28 @@ impl Connection {
         Ok(last)
     }
 
-    /// Answers a large request on another thread, so that the event loop goes on.
+    /// Answers a large request on another thread, so that the event loop goes on. Returns the descriptors that only
+    /// their sender may wait for.
     async fn beside(
         &mut self,
         body: Option<verb::Ask>,
         descriptors: Vec<OwnedFd>,
-    ) -> Result<Answer, Violation> {
+    ) -> Result<(Answer, Vec<OwnedFd>), Violation> {
         let service = Arc::clone(&self.service);
-        let mut session = std::mem::take(&mut self.session);
+        let mut session = mem::take(&mut self.session);
         let work = task::spawn_blocking(move || {
             let begun = Instant::now();
             let answer = verb::answer(&service, &mut session, body, &descriptors);
-            drop(descriptors);
             service.metrics.large(begun.elapsed());
-            (answer, session)
+            let mut left = descriptors;
+            if answer.accepts() {
+                left.clear();
+            }
+            (answer, left, session)
         });
-        let (answer, session) = work.await.map_err(io::Error::other)?;
+        let (answer, left, session) = work.await.map_err(io::Error::other)?;
         self.session = session;
-        Ok(answer)
+        Ok((answer, left))
     }
 
     fn note(&mut self, verb: Verb, body: &reply::Body) {
@@ -249,6 +276,12 @@ impl Connection {
             Err(_) => Err(slow("reading a reply", patience)),
         }
     }
+}
+
+/// How a client that died without reading its replies looks.
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionReset)
 }
 
 fn slow(what: &'static str, patience: Duration) -> Violation {

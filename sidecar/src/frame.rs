@@ -65,6 +65,8 @@ pub(crate) struct Taken {
     pub(crate) body: Vec<u8>,
     /// What came with it.
     pub(crate) descriptors: Vec<OwnedFd>,
+    /// Why it is none after all.
+    pub(crate) fault: Option<Malformed>,
 }
 
 nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
@@ -113,33 +115,31 @@ impl Whole {
     /// Takes the frame off the queue, with its descriptors.
     ///
     /// # Errors
-    /// [`Malformed`] descriptors, or a broken socket.
-    pub(crate) fn take(self, socket: BorrowedFd<'_>) -> io::Result<Result<Taken, Malformed>> {
+    /// When the socket is broken.
+    pub(crate) fn take(self, socket: BorrowedFd<'_>) -> io::Result<Taken> {
         let mut frame = vec![0; HEADER + self.length];
         let mut descriptors = Vec::new();
         let mut filled = 0;
-        while filled < frame.len() {
-            let taken = match wire::receive_with_fds(socket, &mut frame[filled..], &mut descriptors)
-            {
-                Ok(taken) => taken,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+        let mut fault = None;
+        while filled < frame.len() && fault.is_none() {
+            match wire::receive_with_fds(socket, &mut frame[filled..], &mut descriptors) {
+                Ok(0) => fault = Some(Malformed::Half),
+                Ok(taken) => filled += taken,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                    return Ok(Err(Malformed::Descriptors));
+                    fault = Some(Malformed::Descriptors);
                 }
                 Err(error) => return Err(error),
-            };
-            if taken == 0 {
-                return Ok(Err(Malformed::Half));
             }
             if descriptors.len() > MAX_DESCRIPTORS {
-                return Ok(Err(Malformed::Descriptors));
+                fault = Some(Malformed::Descriptors);
             }
-            filled += taken;
         }
-        Ok(Ok(Taken {
+        Ok(Taken {
             body: frame.split_off(HEADER),
             descriptors,
-        }))
+            fault,
+        })
     }
 }
 
@@ -155,7 +155,11 @@ fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<usize>> 
     }
 }
 
-fn queued(socket: BorrowedFd<'_>) -> io::Result<usize> {
+/// Bytes that nobody has taken yet; descriptors lie only among them.
+///
+/// # Errors
+/// When it is no socket.
+pub(crate) fn queued(socket: BorrowedFd<'_>) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: FIONREAD writes one int, to a live local of that type.
     unsafe { fionread(socket.as_raw_fd(), &raw mut bytes) }?;

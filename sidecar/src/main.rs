@@ -4,6 +4,7 @@ mod admission;
 mod args;
 mod bill;
 mod bytes;
+mod closing;
 mod connection;
 mod frame;
 mod grants;

@@ -36,6 +36,8 @@ pub(crate) struct Service {
     pub(crate) metrics: Metrics,
     /// Permits for large requests.
     pub(crate) large: Semaphore,
+    /// Permits for closing what may be slow to close.
+    pub(crate) closing: Semaphore,
     /// Wakes [`Service::settle`]: somebody may have left bytes counted that are free.
     pub(crate) settle: Notify,
 }

@@ -34,6 +34,16 @@ pub(crate) enum Answer {
     Last(Reply),
 }
 
+impl Answer {
+    /// Whether the descriptors of the request have been found to be files of our volumes.
+    pub(crate) fn accepts(&self) -> bool {
+        match self {
+            Self::Reply(Reply::Reserved(_) | Reply::Full(_) | Reply::Pulled(_)) => true,
+            Self::Reply(_) | Self::Last(_) => false,
+        }
+    }
+}
+
 /// The verbs, as a label of metrics.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, prometheus_client::encoding::EncodeLabelValue,

@@ -1,7 +1,9 @@
 //! One client's misbehaviour, size or death is not another's business.
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +16,7 @@ use vineyard_proto::payer::{Range, Reserve};
 use crate::harness::{Client, HANG, Sidecar, Volume};
 
 const MIB: u64 = 1 << 20;
+const SLOW: &str = "vineyard_sidecar_connections_ended_total{reason=\"slow\"}";
 
 fn open_files(sidecar: &Sidecar) -> usize {
     fs::read_dir(format!("/proc/{}/fd", sidecar.pid()))
@@ -198,13 +201,7 @@ fn small_requests_pass_a_large_one_that_is_under_way() {
         loop {
             small.usage();
             passed += 1;
-            big.stream().set_nonblocking(true).unwrap();
-            let mut byte = [0];
-            let flags = nix::sys::socket::MsgFlags::MSG_PEEK;
-            let fd = std::os::fd::AsRawFd::as_raw_fd(big.stream());
-            let seen = nix::sys::socket::recv(fd, &mut byte, flags);
-            big.stream().set_nonblocking(false).unwrap();
-            if seen.is_ok() {
+            if big.has_reply() {
                 break;
             }
             thread::sleep(Duration::from_micros(100));
@@ -215,4 +212,61 @@ fn small_requests_pass_a_large_one_that_is_under_way() {
         ));
     }
     assert!(passed > files.len(), "only {passed} small requests passed");
+}
+
+/// A TCP socket whose last close takes this long: its peer does not read what it was sent.
+fn lingering(time: Duration) -> (OwnedFd, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let sender = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (peer, _) = listener.accept().unwrap();
+    sender.set_nonblocking(true).unwrap();
+    while (&sender).write(&[0; 65536]).is_ok() {}
+    sender.set_nonblocking(false).unwrap();
+    let linger = nix::libc::linger {
+        l_onoff: 1,
+        l_linger: i32::try_from(time.as_secs()).unwrap(),
+    };
+    nix::sys::socket::setsockopt(&sender, nix::sys::socket::sockopt::Linger, &linger).unwrap();
+    (sender.into(), peer)
+}
+
+#[test]
+fn a_descriptor_that_hangs_when_closed_hangs_only_its_sender() {
+    let volume = Volume::shared();
+    let sidecar = Sidecar::start(&volume, &[]);
+    let mut good = sidecar.client();
+    let mut bad = sidecar.client();
+    let (descriptor, _peer) = lingering(Duration::from_secs(3));
+    let ranges = vec![Range {
+        offset: 0,
+        length: 4096,
+    }];
+    bad.say(Ask::Reserve(Reserve { ranges }), &[descriptor.as_fd()]);
+    drop(descriptor);
+    let mut passed = 0;
+    while !bad.has_reply() {
+        good.usage();
+        passed += 1;
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(passed > 100, "only {passed} requests passed");
+    assert!(matches!(bad.reply().unwrap().body, Some(Reply::Refused(_))));
+}
+
+#[test]
+fn a_descriptor_that_hangs_in_the_queue_of_a_dropped_client_hangs_nobody() {
+    let volume = Volume::shared();
+    let sidecar = Sidecar::start(&volume, &["--patience", "0.2"]);
+    let mut good = sidecar.client();
+    let mut bad = sidecar.client();
+    let (descriptor, peer) = lingering(Duration::from_secs(600));
+    let half = Client::frame(100, b"half");
+    wire::send_with_fds(bad.stream().as_fd(), &half, &[descriptor.as_fd()]).unwrap();
+    drop(descriptor);
+    sidecar.eventually(SLOW, 1.0);
+    for _ in 0..100 {
+        good.usage();
+    }
+    drop(peer);
+    bad.is_dropped();
 }

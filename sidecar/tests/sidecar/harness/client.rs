@@ -2,12 +2,13 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{MsgFlags, recv};
 use prost::Message;
 use vineyard_charge::wire;
 use vineyard_proto::payer::reply::Body as Reply;
@@ -87,6 +88,12 @@ impl Client {
         let mut body = vec![0; u32::from_le_bytes(length) as usize];
         self.stream.read_exact(&mut body)?;
         payer::Reply::decode(body.as_slice()).map_err(io::Error::other)
+    }
+
+    /// Whether there is something to read.
+    pub(crate) fn has_reply(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        recv(self.stream.as_raw_fd(), &mut [0], flags).is_ok()
     }
 
     pub(crate) fn reserve(&mut self, files: &[&File], bytes: u64) -> Reply {
