@@ -10,7 +10,9 @@ mod harness;
 
 mod end;
 mod frames;
+mod fuzz;
 mod metrics;
 mod others;
+mod privilege;
 mod reserve;
 mod restart;
