@@ -5,6 +5,7 @@
 //! survey says afterwards, never what a call returned.
 
 mod large;
+mod lease;
 mod small;
 
 pub use large::{Large, Leftover, Moved, Slack};
@@ -32,8 +33,8 @@ pub enum RechargeError {
     /// Not a regular file, or one with several names that a copy would tear apart.
     #[error("a file of this kind is not re-charged: {0}")]
     Unsuitable(&'static str),
-    /// Somebody wrote to the file while it was copied; it is as they left it.
-    #[error("the file changed while it was copied")]
+    /// Somebody writes to the file, or did while it was copied. It is as they left it.
+    #[error("somebody writes to the file")]
     Changed,
     /// A system call failed.
     #[error("recharge: {0}")]

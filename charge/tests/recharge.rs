@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use memmap2::{Mmap, MmapOptions};
@@ -366,14 +366,18 @@ fn a_payer_without_room_copies_what_fits_and_leaves_the_others_alone() {
     }
 }
 
-/// A payer during whose work somebody writes to the original.
+/// A payer during whose work somebody tries to write to the original.
 #[derive(Debug)]
 struct Meddling<'a>(&'a dyn Payer, PathBuf);
 
 impl Payer for Meddling<'_> {
     fn reserve(&self, extents: &[(BorrowedFd<'_>, Extent)]) -> Result<(), ReserveError> {
-        let file = File::options().write(true).open(&self.1).unwrap();
-        file.write_all_at(b"theirs", 100).unwrap();
+        // A patient writer would wait until the copy is in place, or given up.
+        let impatient = File::options()
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(&self.1);
+        assert_eq!(impatient.unwrap_err().kind(), io::ErrorKind::WouldBlock);
         self.0.reserve(extents)
     }
 
@@ -387,7 +391,7 @@ impl Payer for Meddling<'_> {
 }
 
 #[test]
-fn a_file_that_changes_while_it_is_copied_stays_as_its_writer_left_it() {
+fn a_file_that_somebody_writes_to_stays_as_its_writer_left_it() {
     let Some(mut ground) = Ground::new(64 * MIB) else {
         return;
     };
@@ -396,15 +400,30 @@ fn a_file_that_changes_while_it_is_copied_stays_as_its_writer_left_it() {
     let small = Small::new(&ground);
     let path = ground.at("object");
     fs::write(&path, vec![7; 10_000]).unwrap();
+    let names = ["object".into()];
     let meddling = Meddling(&payer, path.clone());
-    let copied = small.replace().copy(&["object".into()], &meddling);
-    assert!(
-        matches!(copied[0], Err(RechargeError::Changed)),
-        "{copied:?}"
-    );
+    let mut results = vec![small.replace().copy(&names, &meddling)];
+
+    let writer = File::options().read(true).write(true).open(&path).unwrap();
+    results.push(small.replace().copy(&names, &payer));
+    // SAFETY: nobody else uses these bytes.
+    let mut mapped = unsafe { MmapOptions::new().map_mut(&writer).unwrap() };
+    drop(writer);
+    mapped[100..106].copy_from_slice(b"theirs");
+    results.push(small.replace().copy(&names, &payer));
+    for result in results {
+        assert!(
+            matches!(result[0], Err(RechargeError::Changed)),
+            "{result:?}"
+        );
+    }
     assert_eq!(&fs::read(&path).unwrap()[100..106], b"theirs");
     assert_eq!(ground.ledger().billed(&[retainer]), 0);
     assert_eq!(ground.used(), pages(10_000));
+    drop(mapped);
+    small.replace().copy(&names, &payer).remove(0).unwrap();
+    assert_eq!(ground.bills(), [(retainer, pages(10_000))]);
+    assert_eq!(&fs::read(&path).unwrap()[100..106], b"theirs");
 }
 
 #[test]

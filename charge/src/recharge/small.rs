@@ -1,4 +1,6 @@
 //! Copies small files into pages that the payer reserved, and puts the copies in their place.
+//!
+//! A read lease holds writers off meanwhile: nobody can write to the old file, unnoticed, until the new one is there.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -15,14 +17,12 @@ use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, linkat, unlinkat};
 
 use super::RechargeError;
+use super::lease::{Held, Lease};
 use crate::PAGE;
 use crate::payer::{Extent, Payer, ReserveError};
 
 /// Copies that are reserved by one request.
 const BATCH: usize = 64;
-
-/// Which signal tells that a lease is being broken; not in every libc.
-const F_SETSIG: libc::c_int = 10;
 
 static SERIAL: AtomicU64 = AtomicU64::new(0);
 
@@ -46,7 +46,7 @@ pub struct Replace<'a> {
 
 impl Replace<'_> {
     /// Replaces each of the files `names` of the directory by a copy on the payer's bill, with the same mode, owner and
-    /// times. Only for files to which nobody writes, such as sealed objects. The answers are in the order of the names.
+    /// times. Files to which somebody writes are left alone. The answers are in the order of the names.
     pub fn copy(
         &self,
         names: &[OsString],
@@ -80,12 +80,15 @@ impl Replace<'_> {
         if stat.st_nlink != 1 {
             return Err(RechargeError::Unsuitable("it has several names or none"));
         }
+        let held = Lease::take(&original)?;
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
         let copy = openat(self.scratch, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR)
             .map_err(io::Error::from)?;
         Ok(Copy {
+            // What was written before the lease was granted must show.
+            stat: fstat(&original).map_err(io::Error::from)?,
             original,
-            stat,
+            held,
             copy: File::from(copy),
         })
     }
@@ -108,7 +111,7 @@ impl Replace<'_> {
         placed?;
         Ok(Copied {
             bytes: copy.bytes(),
-            still_viewed: copy.is_viewed(),
+            still_viewed: !Lease::is_alone(&copy.original),
         })
     }
 
@@ -116,7 +119,7 @@ impl Replace<'_> {
         let now =
             fstatat(self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(io::Error::from)?;
         // Removed, replaced or written to meanwhile: theirs counts.
-        if !copy.is_same(&now) {
+        if !copy.is_same(&now) || copy.held == Held::Yes && !Lease::is_whole(&copy.original) {
             return Err(RechargeError::Changed);
         }
         renameat(self.scratch, scratch, self.directory, name).map_err(io::Error::from)?;
@@ -162,6 +165,7 @@ fn same(error: &ReserveError) -> ReserveError {
 
 struct Copy {
     original: File,
+    held: Held,
     stat: FileStat,
     copy: File,
 }
@@ -223,21 +227,6 @@ impl Copy {
             )
         };
         key(now) == key(&self.stat)
-    }
-
-    /// A write lease is granted only when nobody else has the file open or mapped.
-    fn is_viewed(&self) -> bool {
-        // SAFETY: plain fcntl calls on a live descriptor.
-        unsafe {
-            let fd = self.original.as_raw_fd();
-            // Who breaks a lease sends a signal; the default one would end this process.
-            libc::fcntl(fd, F_SETSIG, libc::SIGURG);
-            let viewed = libc::fcntl(fd, libc::F_SETLEASE, libc::F_WRLCK) != 0;
-            if !viewed {
-                libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK);
-            }
-            viewed
-        }
     }
 }
 

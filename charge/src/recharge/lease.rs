@@ -1,0 +1,61 @@
+//! Leases: the kernel's answer to who else has a file open.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+use super::RechargeError;
+
+/// Which signal tells that a lease is being broken; not in every libc.
+const F_SETSIG: libc::c_int = 10;
+
+/// Whether a read lease is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Held {
+    /// Whoever wants to write waits until the file is closed here.
+    Yes,
+    /// This process may not take leases on the file, or its file system knows none.
+    No,
+}
+
+pub(super) struct Lease;
+
+impl Lease {
+    /// Takes a read lease, which ends when `file` is closed.
+    pub(super) fn take(file: &File) -> Result<Held, RechargeError> {
+        match lease(file, libc::F_RDLCK) {
+            Ok(()) => Ok(Held::Yes),
+            Err(error) => match error.raw_os_error() {
+                // Open for writing, or mapped writable and shared.
+                Some(libc::EAGAIN) => Err(RechargeError::Changed),
+                Some(libc::EACCES | libc::EPERM | libc::EINVAL | libc::ENOLCK) => Ok(Held::No),
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    /// Whether nobody has asked to write since.
+    pub(super) fn is_whole(file: &File) -> bool {
+        // SAFETY: a plain fcntl call on a live descriptor.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
+    }
+
+    /// Whether nobody else has the file open or mapped. `false` also when that cannot be told.
+    pub(super) fn is_alone(file: &File) -> bool {
+        lease(file, libc::F_WRLCK).is_ok()
+    }
+}
+
+fn lease(file: &File, kind: libc::c_int) -> io::Result<()> {
+    // SAFETY: plain fcntl calls on a live descriptor.
+    let result = unsafe {
+        // Who breaks a lease sends a signal; the default one would end this process, this one is ignored by default.
+        libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG);
+        libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind)
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
