@@ -15,7 +15,6 @@ CRATES := $(shell sed -n 's/^members = \[\(.*\)\]/\1/p' Cargo.toml | tr -d '",')
 RUST_TESTED := --workspace --exclude vineyard-python
 PANDAS := pandas2 pandas3
 PYTHON_SOURCES = $(wildcard python bench demo .ci)
-PYTHON_PACKAGE = $(dir $(firstword $(wildcard python/vineyard/__init__.py python/*/vineyard/__init__.py)))
 
 .PHONY: help
 help: ## Lists the targets
@@ -81,7 +80,7 @@ lint-rust:
 lint-python: $(BIN)/.ready $(ENVS)/pandas3/.ready
 	$(BIN)/ruff check $(PYTHON_SOURCES)
 	$(BIN)/ruff format --check $(PYTHON_SOURCES)
-	$(BIN)/mypy --python-executable $(ENVS)/pandas3/bin/python $(PYTHON_PACKAGE)
+	cd python && ../$(BIN)/mypy --cache-dir ../.cache/mypy --python-executable ../$(ENVS)/pandas3/bin/python
 
 .PHONY: fmt
 fmt: $(BIN)/.ready ## Formats Rust and Python

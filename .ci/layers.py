@@ -54,13 +54,8 @@ def violations() -> list[str]:
         for dependency in package["dependencies"]:
             target = dependency["name"]
             if target in ours - MAY_IMPORT[name] - {name}:
-                found.append(
-                    f"{name} must not depend on {target} ({dependency['kind'] or 'normal'})"
-                )
-        found += [
-            f"{name} must not link {crate}"
-            for crate in sorted(linked(name) & NEVER_LINKED.get(name, set()))
-        ]
+                found.append(f"{name} must not depend on {target} ({dependency['kind'] or 'normal'})")
+        found += [f"{name} must not link {crate}" for crate in sorted(linked(name) & NEVER_LINKED.get(name, set()))]
     return found
 
 

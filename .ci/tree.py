@@ -39,9 +39,7 @@ def violations(paths: list[Path]) -> list[str]:
         if path.stem.lower() in FORBIDDEN:
             found.append(f"{path}: {path.stem} says nothing; name the thing or the verb")
         found += [
-            f"{path}: folder {part} says nothing"
-            for part in path.parts[:-1]
-            if part.lower() in FORBIDDEN_ANYWHERE
+            f"{path}: folder {part} says nothing" for part in path.parts[:-1] if part.lower() in FORBIDDEN_ANYWHERE
         ]
         if path.suffix not in SOURCES:
             continue
