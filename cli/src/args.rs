@@ -1,11 +1,15 @@
 //! What the user said: flags and environment are read here and nowhere else, and become concrete types here.
 
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
+use nix::unistd::getuid;
 use vineyard_charge::{Payer, RemotePayer};
 use vineyard_store::{Options, Volume};
 
@@ -55,6 +59,9 @@ enum Verb {
     Wait(verb::wait::Wait),
     Top(verb::top::Top),
     Charges(verb::charges::Charges),
+    Recharge(verb::recharge::Recharge),
+    Fsck(verb::fsck::Fsck),
+    Doctor(verb::doctor::Doctor),
     Bench(verb::bench::Bench),
     Completions(verb::completions::Completions),
 }
@@ -74,6 +81,11 @@ impl Settings {
         &self.volume
     }
 
+    /// The payer's socket, if one was named.
+    pub(crate) fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
+    }
+
     /// The volume as it is, for verbs that put nothing: it must exist already.
     pub(crate) fn volume(&self) -> anyhow::Result<Arc<Volume>> {
         Ok(Arc::new(Volume::open(
@@ -88,9 +100,8 @@ impl Settings {
     /// The volume with its payer, for verbs that put; made if the directory is not a volume yet.
     pub(crate) fn billed_volume(&self) -> anyhow::Result<Arc<Volume>> {
         let payer = self.socket.as_deref().map(payer).transpose()?;
-        if self.socket.is_none() && !self.volume.exists() {
-            std::fs::create_dir_all(&self.volume)
-                .with_context(|| format!("cannot make {}", self.volume.display()))?;
+        if self.volume == default_volume() {
+            own_directory(&self.volume)?;
         }
         Ok(Arc::new(Volume::open(
             &self.volume,
@@ -140,6 +151,9 @@ pub(crate) fn run() -> ExitCode {
         Verb::Wait(verb) => verb.run(&settings),
         Verb::Top(verb) => verb.run(&settings),
         Verb::Charges(verb) => verb.run(&settings),
+        Verb::Recharge(verb) => verb.run(&settings),
+        Verb::Fsck(verb) => verb.run(&settings),
+        Verb::Doctor(verb) => verb.run(&settings),
         Verb::Bench(verb) => verb.run(&settings),
         Verb::Completions(verb) => verb.run(),
     };
@@ -148,5 +162,22 @@ pub(crate) fn run() -> ExitCode {
 
 /// Where `vineyard.open()` in Python works when nothing is configured.
 fn default_volume() -> PathBuf {
-    PathBuf::from(format!("/dev/shm/vineyard-{}", nix::unistd::getuid()))
+    PathBuf::from(format!("/dev/shm/vineyard-{}", getuid()))
+}
+
+/// Makes the default directory; nobody else may have made it for us.
+fn own_directory(path: &Path) -> anyhow::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let found = fs::symlink_metadata(path)?;
+            if !found.is_dir() || found.uid() != getuid().as_raw() {
+                bail!(
+                    "{} is not this user's directory: remove it, or name a volume with --volume",
+                    path.display()
+                );
+            }
+            Ok(())
+        }
+        made => made.with_context(|| format!("cannot make {}", path.display())),
+    }
 }

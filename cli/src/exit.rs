@@ -18,7 +18,7 @@ Exit codes:
   3  a name or object is not there, or its object is lost
   4  no room: the volume, the allowance or a cgroup limit is full
   5  the time is over
-  6  fsck or doctor found something that needs a person
+  6  fsck, doctor or recharge left something that needs a person
   7  not possible with these privileges or on this kernel";
 
 /// Why a verb ended without an error.
@@ -28,6 +28,8 @@ pub(crate) enum Outcome {
     Done,
     /// A name or object was not there.
     NotFound,
+    /// Something is left that a person has to look at; the report says what.
+    ProblemsFound,
 }
 
 impl From<Outcome> for ExitCode {
@@ -35,6 +37,7 @@ impl From<Outcome> for ExitCode {
         Self::from(match outcome {
             Outcome::Done => 0,
             Outcome::NotFound => 3,
+            Outcome::ProblemsFound => 6,
         })
     }
 }

@@ -1,11 +1,14 @@
 //! The command line of Vineyard.
 
 mod args;
+mod beneath;
 mod bills;
 mod bytes;
+mod checks;
 mod exit;
 mod output;
 mod progress;
+mod slack;
 mod utf8;
 mod verb;
 

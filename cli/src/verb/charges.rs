@@ -5,13 +5,13 @@ use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::OFlag;
 use serde::Serialize;
 use vineyard_charge::survey::{Summary, Surveyor};
 use vineyard_store::{ListOptions, Listing, Options, Volume};
 
 use crate::args::Settings;
+use crate::beneath;
 use crate::bills::Bills;
 use crate::bytes::human;
 use crate::exit::Outcome;
@@ -91,7 +91,7 @@ fn objects(directory: &Path, bills: &Bills) -> anyhow::Result<Vec<ObjectRow>> {
     let mut rows = Vec::with_capacity(paths.len());
     for (path, names) in paths {
         // Whoever writes to the volume may have put anything there; what is not a readable file has no bill.
-        let Ok(file) = open(&root, &path) else {
+        let Ok(file) = beneath::file(&root, &path, OFlag::O_RDONLY) else {
             continue;
         };
         let Summary {
@@ -111,23 +111,6 @@ fn objects(directory: &Path, bills: &Bills) -> anyhow::Result<Vec<ObjectRow>> {
     }
     rows.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.path.cmp(&b.path)));
     Ok(rows)
-}
-
-fn open(root: &File, path: &Path) -> Result<File, Errno> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)
-        .resolve(
-            ResolveFlag::RESOLVE_BENEATH
-                | ResolveFlag::RESOLVE_NO_SYMLINKS
-                | ResolveFlag::RESOLVE_NO_XDEV,
-        );
-    let file = File::from(openat2(root, path, how)?);
-    let is_file = file.metadata().is_ok_and(|metadata| metadata.is_file());
-    if is_file {
-        Ok(file)
-    } else {
-        Err(Errno::EINVAL)
-    }
 }
 
 fn table(rows: &[ObjectRow]) -> String {

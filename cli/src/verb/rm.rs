@@ -1,7 +1,7 @@
 //! `rm`: names and what they own.
 
 use serde::Serialize;
-use vineyard_store::{Key, Name, ObjectId};
+use vineyard_store::{Key, Name, ObjectId, SweepReport};
 
 use crate::args::Settings;
 use crate::exit::Outcome;
@@ -11,11 +11,14 @@ use crate::progress;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Rm {
     /// Names, plain files, or ids of objects
-    #[arg(required = true, value_name = "NAME")]
+    #[arg(required_unless_present = "expired", value_name = "NAME")]
     names: Vec<String>,
     /// Remove everything whose name starts so: `--prefix runs/17/`
     #[arg(long)]
     prefix: bool,
+    /// Also what is past its time to live, and what dead processes and finished views have left
+    #[arg(long)]
+    expired: bool,
     /// A name that is not there is no error
     #[arg(short, long)]
     force: bool,
@@ -25,6 +28,10 @@ pub(crate) struct Rm {
 struct Removed {
     removed: u64,
     missing: Vec<String>,
+    /// Past their time to live.
+    expired: u64,
+    /// Left by processes that died, and removed objects whose last view is gone.
+    swept: u64,
 }
 
 impl Rm {
@@ -34,6 +41,8 @@ impl Rm {
         let mut report = Removed {
             removed: 0,
             missing: Vec::new(),
+            expired: 0,
+            swept: 0,
         };
         let bar = progress::spinner("removing");
         for name in self.names {
@@ -53,6 +62,17 @@ impl Rm {
                 report.missing.push(name);
             }
         }
+        if self.expired {
+            let SweepReport {
+                expired,
+                trash,
+                unnamed,
+                litter,
+                ..
+            } = volume.sweep()?;
+            report.expired = expired;
+            report.swept = trash + unnamed + litter;
+        }
         bar.finish_and_clear();
         settings.format.print(&report, |report| {
             let missing: String = report
@@ -60,7 +80,11 @@ impl Rm {
                 .iter()
                 .map(|name| format!("{name} is not there\n"))
                 .collect();
-            format!("{missing}{} removed\n", report.removed)
+            let swept = match report.expired + report.swept {
+                0 => String::new(),
+                _ => format!(", {} expired, {} leftovers", report.expired, report.swept),
+            };
+            format!("{missing}{} removed{swept}\n", report.removed)
         })?;
         Ok(if report.missing.is_empty() || self.force {
             Outcome::Done

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops where it fails")]
 
 mod bills;
+mod check;
 mod objects;
 mod session;
 mod usage;

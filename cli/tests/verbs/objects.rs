@@ -215,6 +215,28 @@ fn an_object_with_a_ttl_says_nothing_else_than_another() {
 }
 
 #[test]
+fn rm_expired_removes_what_is_past_its_time() {
+    let session = Session::new();
+    session.put("kept", b"x");
+    session
+        .feed(&["put", "-", "short", "--ttl", "0"], b"x")
+        .ok();
+    let started = std::time::Instant::now();
+    loop {
+        let removed = session.run(&["rm", "--expired", "--json"]).ok().json();
+        if removed[0]["expired"] == 1 {
+            break;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "it never expired"
+        );
+        thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(session.run(&["ls"]).ok().text(), "kept\n");
+}
+
+#[test]
 fn top_looks_once_and_again() {
     let session = Session::new();
     session.put("large", &[0; 9000]);

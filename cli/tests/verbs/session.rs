@@ -1,7 +1,7 @@
 //! A volume in a temporary directory, and the binary that works on it.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
@@ -58,6 +58,10 @@ impl Session {
         let volume = directory.path().join("volume");
         std::fs::create_dir(&volume).unwrap();
         Self { directory, volume }
+    }
+
+    pub(crate) fn volume(&self) -> &Path {
+        &self.volume
     }
 
     /// A path beside the volume.

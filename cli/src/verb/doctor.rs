@@ -1,0 +1,66 @@
+//! `doctor`: what this kernel, these privileges, this volume and its sidecar can do.
+
+use serde::Serialize;
+
+use crate::args::Settings;
+use crate::checks::{self, Check, Status};
+use crate::exit::Outcome;
+use crate::output::printable;
+
+/// Check kernel, privileges, volume and sidecar
+#[derive(Debug, clap::Args)]
+pub(crate) struct Doctor {}
+
+#[derive(Serialize)]
+struct Report {
+    is_healthy: bool,
+    checks: Vec<Check>,
+}
+
+impl Doctor {
+    /// Checks everything and prints what it found.
+    pub(crate) fn run(self, settings: &Settings) -> anyhow::Result<Outcome> {
+        let Self {} = self;
+        let mut all = checks::kernel::checks();
+        all.extend(checks::process::checks());
+        all.extend(checks::volume::checks(settings.directory()));
+        all.extend(checks::sidecar::checks(settings.socket()));
+        let is_healthy = all.iter().all(|check| check.status != Status::Problem);
+        let report = Report {
+            is_healthy,
+            checks: all,
+        };
+        settings.format.print(&report, table)?;
+        Ok(if is_healthy {
+            Outcome::Done
+        } else {
+            Outcome::ProblemsFound
+        })
+    }
+}
+
+fn table(report: &Report) -> String {
+    let mut text = String::new();
+    let mut area = "";
+    for check in &report.checks {
+        if check.area != area {
+            area = check.area;
+            text += &format!("{area}\n");
+        }
+        let mark = match check.status {
+            Status::Ok => "ok",
+            Status::Note => "note",
+            Status::Problem => "PROBLEM",
+        };
+        text += &format!("  {mark:<8} {}\n", printable(&check.found));
+        if let Some(advice) = &check.advice {
+            text += &format!("           {advice}\n");
+        }
+    }
+    text += if report.is_healthy {
+        "\nnothing that is needed is missing\n"
+    } else {
+        "\nsomething that is needed is missing\n"
+    };
+    text
+}
