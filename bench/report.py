@@ -24,6 +24,7 @@ ROWS = (
     ("create in place 1 MiB, us", "create", "small_us"),
     ("create in place 256 MiB, us", "create", "block_us"),
     ("create in place 1 GiB, us", "create", "large_us"),
+    ("… of it seal, us", "create", "large_seal_us"),
     ("fresh process: attach, get, read 256 MiB, ms", "fresh", "total_ms"),
     ("… of it attach, ms", "fresh", "attach_ms"),
     ("put DataFrame 1e6 x 10 float64, ms", "frame", "put_ms"),

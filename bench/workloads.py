@@ -6,7 +6,8 @@ A `Store` (bench/peers/*/adapter.py) has
     put(value) -> handle      timed
     get(handle) -> value      timed, always in another process than the put
     put_many(values)          timed, optional; returns handles
-    create(size) -> handle    timed, optional; an object of `size` bytes built in place, not filled
+    create(size) -> draft     timed, optional; memory of `size` bytes that will be an object, not filled here
+    seal(draft) -> handle     timed, with `create`
     export(handles) -> [str]  and  resolve([str]) -> handles   hands handles to another process, never timed
     drop(handles)             frees, never timed
 """
@@ -174,18 +175,22 @@ class Client:
         self.resolved = []
         return {"rate": count / elapsed}
 
-    def create(self, tag: str, size: int, count: int) -> dict[str, Any]:
-        """Builds objects of `size` bytes in place, without filling them, and drops each."""
+    def create(self, size: int, count: int) -> dict[str, Any]:
+        """Creates and seals objects of `size` bytes in place, without filling them, and drops each."""
         if not hasattr(self.store, "create"):
             raise Unsupported("no creation in place")
-        times = []
+        created, sealed = [], []
         for _ in range(count):
             start = now()
-            handle = self.store.create(size)
-            times.append(now() - start)
+            draft = self.store.create(size)
+            middle = now()
+            handle = self.store.seal(draft)
+            end = now()
+            created.append(middle - start)
+            sealed.append(end - middle)
+            del draft
             self.store.drop([handle])
-        self.held.setdefault(tag, [])
-        return {"ns": times}
+        return {"create_ns": created, "seal_ns": sealed}
 
     def fresh(self, token: str, expect: float) -> dict[str, Any]:
         """Attaches, gets and reads everything: what a new task does first. Imports are not counted."""

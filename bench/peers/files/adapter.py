@@ -48,7 +48,8 @@ class Store:
         with open(handle, "rb", buffering=0) as file:
             return pickle.loads(file.read())
 
-    def create(self, size: int) -> str:
+    def create(self, size: int) -> tuple[str, mmap.mmap]:
+        """A sparse file: pages come with the first touch, and SIGBUS when there is none."""
         path = f"{self.prefix}{next(self.numbers)}"
         file = os.open(path + ".tmp", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
@@ -56,6 +57,10 @@ class Store:
             mapping = mmap.mmap(file, size)
         finally:
             os.close(file)
+        return path, mapping
+
+    def seal(self, draft: tuple[str, mmap.mmap]) -> str:
+        path, mapping = draft
         mapping.close()
         os.rename(path + ".tmp", path)
         return path

@@ -20,7 +20,10 @@ class Store:
         return self.client.get(handle)
 
     def create(self, size: int) -> Any:
-        return self.client.create_blob(size).seal(self.client).id
+        return self.client.create_blob(size)
+
+    def seal(self, draft: Any) -> Any:
+        return draft.seal(self.client).id
 
     def export(self, handles: list[Any]) -> list[str]:
         return [repr(handle) for handle in handles]
