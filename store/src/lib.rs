@@ -7,6 +7,7 @@
 //! Invariants: nothing half-written is ever visible; a sealed object never changes and has no holes; nothing outside
 //! the volume is ever followed.
 
+mod copy;
 mod draft;
 mod error;
 pub mod format;

@@ -75,6 +75,11 @@ impl Mapping {
         };
         let before = usize::try_from(offset % PAGE).map_err(|_| Errno::EOVERFLOW)?;
         let page = i64::try_from(offset - offset % PAGE).map_err(|_| Errno::EOVERFLOW)?;
+        if len >= HUGE && offset.is_multiple_of(HUGE as u64) {
+            let space = Self::reserve(length)?;
+            space.replace_from(file, page, prot, flags)?;
+            return Ok(space);
+        }
         let whole = length.checked_add(before).ok_or(Errno::EOVERFLOW)?;
         // SAFETY: the kernel chooses the address; `before` is less than the mapping's length.
         let start = unsafe { mmap(None, whole, prot, flags, file, page)?.byte_add(before) };
@@ -121,6 +126,16 @@ impl Mapping {
         prot: ProtFlags,
         flags: MapFlags,
     ) -> Result<(), Errno> {
+        self.replace_from(file, 0, prot, flags)
+    }
+
+    fn replace_from(
+        &self,
+        file: BorrowedFd<'_>,
+        offset: i64,
+        prot: ProtFlags,
+        flags: MapFlags,
+    ) -> Result<(), Errno> {
         let (Some(address), Some(length)) = (
             NonZeroUsize::new(self.start.as_ptr() as usize),
             NonZeroUsize::new(self.len),
@@ -135,7 +150,7 @@ impl Mapping {
                 prot,
                 flags | MapFlags::MAP_FIXED,
                 file,
-                0,
+                offset,
             )
         }?;
         Ok(())

@@ -5,7 +5,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::uio::pwritev;
+use nix::unistd::ftruncate;
 
+use crate::copy;
 use crate::error::Error;
 use crate::kind::Kind;
 use crate::mapping::{HUGE, PAGE};
@@ -48,13 +50,31 @@ impl Volume {
             return Ok(file);
         }
         if len >= HUGE as u64 {
-            self.refuse_taken(options)?;
+            return self.filled_large(content, len, options);
         }
         let file = self.tree().unnamed()?;
-        if self.is_billed() || len >= HUGE as u64 {
+        if self.is_billed() {
             self.reserve(file.as_fd(), 0, len)?;
         }
         self.write_all(file.as_fd(), content, 0)?;
+        Ok(file)
+    }
+
+    fn filled_large(
+        &self,
+        content: &[IoSlice<'_>],
+        len: u64,
+        options: &PutOptions,
+    ) -> Result<OwnedFd, Error> {
+        self.refuse_taken(options)?;
+        let file = self.tree().unnamed()?;
+        // The kernel makes huge pages only below the end of a file.
+        let end = i64::try_from(len).map_err(|_| Error::io("put", Errno::EFBIG))?;
+        ftruncate(file.as_fd(), end).map_err(|errno| self.failed("put", errno, len))?;
+        self.reserve(file.as_fd(), 0, len)?;
+        if copy::fill(file.as_fd(), content, len).is_err() {
+            self.write_all(file.as_fd(), content, 0)?;
+        }
         Ok(file)
     }
 

@@ -72,6 +72,23 @@ fn slices_are_joined_in_order() {
 }
 
 #[test]
+fn slices_of_a_large_object_are_joined_whatever_their_borders() {
+    let place = place();
+    let lens = [1, 0, (64 << 20) - 1, 3, 5 << 20, 0, 70_000_000, 4095, 1];
+    let parts: Vec<Vec<u8>> = (9..)
+        .zip(lens)
+        .map(|(seed, len)| pattern(len, seed))
+        .collect();
+    let slices: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
+    let put = place
+        .volume
+        .put(Kind::Raw, &slices, &named("large"))
+        .unwrap();
+    assert_eq!(put.len, lens.iter().sum::<usize>() as u64);
+    assert!(place.get("large").bytes() == parts.concat());
+}
+
+#[test]
 fn put_twice_keeps_the_first_view_intact_and_removes_its_object() {
     let place = place();
     for len in [100, 3 << 20] {
