@@ -18,11 +18,11 @@ use crate::bytes::Bytes;
 use crate::grants::{Grants, Place, StateFile, StaticAllowance};
 use crate::metrics::Metrics;
 use crate::open_files;
-use crate::server::{End, Server};
+use crate::server::{End, Server, closing};
 use crate::service::{Limits, Service};
 use crate::signals::Signals;
 use crate::volumes::Volumes;
-use crate::{closing, http, socket};
+use crate::{http, socket};
 
 /// Stack of the threads that work on large requests.
 const STACK: usize = 256 << 10;

@@ -1,12 +1,8 @@
 //! The payer that is injected into each workload pod. `docs/design/payer.md` is its protocol; `args` puts it together.
 
-mod admission;
 mod args;
 mod bill;
 mod bytes;
-mod closing;
-mod connection;
-mod frame;
 mod grants;
 mod http;
 mod metrics;

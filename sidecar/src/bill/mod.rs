@@ -170,4 +170,6 @@ impl Drop for Draw {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

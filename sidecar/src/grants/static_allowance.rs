@@ -29,6 +29,8 @@ struct Log {
     /// `spent` is what the file says.
     record: Record,
     chunk: u64,
+    /// The allowance: running ahead beyond it would be pointless.
+    most: u64,
 }
 
 /// Where this process runs: what makes an older record applicable.
@@ -90,6 +92,7 @@ impl StaticAllowance {
                     file,
                     record,
                     chunk: chunk.max(1),
+                    most: allowance,
                 }),
             }),
         })
@@ -105,10 +108,8 @@ impl Log {
     fn follow(&mut self, spent: u64, carried: u64) -> io::Result<()> {
         let high = self.record.spent.saturating_sub(spent) >= self.chunk.saturating_mul(2);
         if spent > self.record.spent || high {
-            self.put(
-                spent.div_ceil(self.chunk).saturating_mul(self.chunk),
-                carried,
-            )?;
+            let ahead = spent.div_ceil(self.chunk).saturating_mul(self.chunk);
+            self.put(ahead.min(self.most).max(spent), carried)?;
         }
         Ok(())
     }

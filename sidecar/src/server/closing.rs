@@ -8,7 +8,7 @@ use nix::sys::stat::fstat;
 use tokio::net::UnixStream;
 use tokio::task;
 
-use crate::frame;
+use super::frame;
 use crate::service::Service;
 use crate::verb::LARGE;
 

@@ -23,9 +23,9 @@ use tokio::time::timeout;
 use vineyard_charge::wire;
 use vineyard_proto::payer::{Reply, Request, refused::Reason, reply};
 
-use crate::admission::Peer;
-use crate::closing;
-use crate::frame::{self, Head, Malformed, Taken, Whole};
+use super::admission::Peer;
+use super::closing;
+use super::frame::{self, Head, Malformed, Taken, Whole};
 use crate::metrics::{Ended, Outcome};
 use crate::service::Service;
 use crate::verb::{self, Answer, Session, Verb};

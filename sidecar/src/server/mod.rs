@@ -3,6 +3,11 @@
 //! After the first signal nobody new is accepted and everybody connected is served; when the last client has gone, or
 //! at a second signal, [`Server::run`] returns.
 
+mod admission;
+pub(crate) mod closing;
+mod connection;
+mod frame;
+
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +15,8 @@ use std::time::Duration;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
-use crate::admission::{Admission, Peer};
-use crate::connection::{self, Connection};
+use self::admission::{Admission, Peer};
+use self::connection::Connection;
 use crate::metrics::Ended;
 use crate::service::Service;
 use crate::signals::Signals;
