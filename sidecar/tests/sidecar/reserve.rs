@@ -8,7 +8,7 @@ use vineyard_proto::payer::reply::Body as Reply;
 use vineyard_proto::payer::request::Body as Ask;
 use vineyard_proto::payer::{Pull, Range, Reserve, full, refused::Reason};
 
-use crate::harness::{Client, Sidecar, Volume, allocated};
+use crate::harness::{Cgroup, Client, Sidecar, Volume, allocated};
 
 const MIB: u64 = 1 << 20;
 
@@ -99,6 +99,35 @@ fn beyond_the_volume_is_full_and_the_allowance_is_free_again() {
         assert_eq!(allocated(&file), 0);
         assert_eq!(client.spent(), 0);
     }
+}
+
+#[test]
+fn beyond_the_cgroups_limit_is_full_and_nobody_is_killed() {
+    let (Some(volume), Some(cgroup)) = (Volume::own("512m"), Cgroup::new()) else {
+        return;
+    };
+    cgroup.limit(64 * MIB);
+    let flags = ["--allowance", "1GiB"];
+    let mut sidecar = Sidecar::spawn(cgroup.command(), &volume, &flags);
+    let mut client = sidecar.client();
+    let mut held = Vec::new();
+    for bytes in [100 * MIB, 9 * MIB, MIB, 4096].into_iter().cycle().take(60) {
+        let file = volume.file();
+        match client.reserve(&[&file], bytes) {
+            Reply::Reserved(_) => held.push(file),
+            Reply::Full(full) => {
+                assert_eq!(full.limit(), full::Limit::Cgroup);
+                assert_eq!(full.limit_bytes, 64 * MIB);
+                assert_eq!(allocated(&file), 0);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let truth: u64 = held.iter().map(allocated).sum();
+    assert!(truth > 40 * MIB, "only {truth} bytes fit");
+    assert!((truth..=64 * MIB).contains(&client.spent()));
+    assert_eq!(cgroup.oom_kills(), 0);
+    assert!(sidecar.is_running());
 }
 
 #[test]

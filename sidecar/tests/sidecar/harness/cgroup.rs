@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use vineyard_charge::MemoryCgroup;
+use vineyard_charge::cgroup::Version;
 
 use super::Sidecar;
 
@@ -49,8 +50,24 @@ impl Cgroup {
         command
     }
 
+    pub(crate) fn limit(&self, bytes: u64) {
+        let file = match self.memory().version() {
+            Version::V1 => "memory.limit_in_bytes",
+            Version::V2 => "memory.max",
+        };
+        fs::write(self.0.join(file), bytes.to_string()).unwrap();
+    }
+
+    pub(crate) fn oom_kills(&self) -> u64 {
+        self.memory().oom_kills().unwrap()
+    }
+
+    fn memory(&self) -> MemoryCgroup {
+        MemoryCgroup::open(&self.0).unwrap()
+    }
+
     pub(crate) fn usage(&self) -> u64 {
-        MemoryCgroup::open(&self.0).unwrap().usage().unwrap()
+        self.memory().usage().unwrap()
     }
 }
 
