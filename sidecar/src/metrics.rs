@@ -139,16 +139,14 @@ impl Metrics {
         self.requests.get_or_create(&labels).inc();
     }
 
-    pub(crate) fn connected(&self) {
+    /// One more client, until the result is dropped.
+    pub(crate) fn connected(&self) -> Connected {
         self.connections.inc();
+        Connected(self.connections.clone())
     }
 
-    pub(crate) fn disconnected(&self, reason: Ended) {
-        self.connections.dec();
-        self.turned_away(reason);
-    }
-
-    pub(crate) fn turned_away(&self, reason: Ended) {
+    /// A connection ended.
+    pub(crate) fn ended(&self, reason: Ended) {
         self.ended.get_or_create(&EndLabels { reason }).inc();
     }
 
@@ -170,6 +168,17 @@ impl Metrics {
 
     pub(crate) fn large(&self, took: Duration) {
         self.large.observe(took.as_secs_f64());
+    }
+}
+
+/// A client that is connected.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct Connected(Gauge);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

@@ -89,7 +89,7 @@ impl Connection {
     /// Serves until the client closes or breaks the protocol.
     pub(crate) async fn run(mut self) {
         let begun = Instant::now();
-        self.service.metrics.connected();
+        let connected = self.service.metrics.connected();
         let result = match self.converse().await {
             Err(Violation::Broken(error)) if is_gone(&error) => Ok(()),
             result => result,
@@ -97,7 +97,8 @@ impl Connection {
         let reason = result
             .as_ref()
             .map_or_else(Violation::ended, |()| Ended::closed);
-        self.service.metrics.disconnected(reason);
+        self.service.metrics.ended(reason);
+        drop(connected);
         let client = self.session.client.as_deref().unwrap_or("?");
         let Peer { uid, pid } = self.peer;
         let (requests, refusals) = (self.requests, self.refusals);

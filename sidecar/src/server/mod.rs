@@ -105,7 +105,7 @@ impl Server {
                 });
             }
             Err(crowded) => {
-                self.service.metrics.turned_away(Ended::limit);
+                self.service.metrics.ended(Ended::limit);
                 connection::turn_away(&stream, &crowded.to_string());
                 tracing::debug!(uid = peer.uid, pid = peer.pid, %crowded, "turned away");
             }

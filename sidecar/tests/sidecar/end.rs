@@ -126,3 +126,17 @@ fn wrong_arguments_are_explained() {
     let error = run(&[&good[..2], &good[4..], &nowhere].concat());
     assert!(error.contains("/vineyard-test-nowhere"), "{error}");
 }
+
+#[test]
+fn the_log_is_json_on_demand_with_one_object_a_line() {
+    let output = Command::new(Sidecar::BINARY)
+        .args(["--listen", "/dev/shm/x", "--allowance", "1"])
+        .args(["--volume", "/vineyard-test-nowhere", "--log-format", "json"])
+        .output()
+        .unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains(r#""level":"ERROR""#), "{log}");
+    for line in log.lines() {
+        assert!(line.starts_with('{') && line.ends_with('}'), "{line}");
+    }
+}

@@ -102,6 +102,31 @@ fn beyond_the_volume_is_full_and_the_allowance_is_free_again() {
 }
 
 #[test]
+fn several_volumes_are_served_each_with_its_own_capacity() {
+    let (Some(large), Some(small), Some(foreign)) =
+        (Volume::own("64m"), Volume::own("4m"), Volume::own("4m"))
+    else {
+        return;
+    };
+    let flags = ["--volume", small.path().to_str().unwrap()];
+    let sidecar = Sidecar::start(&large, &flags);
+    let mut client = sidecar.client();
+    let (first, second) = (large.file(), small.file());
+    let reply = client.reserve(&[&first, &second], 3 * MIB);
+    assert!(matches!(reply, Reply::Reserved(_)), "{reply:?}");
+    let Reply::Full(full) = client.reserve(&[&large.file(), &small.file()], 3 * MIB) else {
+        panic!("not full");
+    };
+    assert_eq!(
+        (full.limit(), full.limit_bytes),
+        (full::Limit::Volume, 4 * MIB)
+    );
+    assert_eq!(client.spent(), 6 * MIB);
+    let reply = client.reserve(&[&foreign.file()], 4096);
+    assert_eq!(reason(&reply), Reason::Descriptor);
+}
+
+#[test]
 fn beyond_the_cgroups_limit_is_full_and_nobody_is_killed() {
     let (Some(volume), Some(cgroup)) = (Volume::own("512m"), Cgroup::new()) else {
         return;
