@@ -11,36 +11,22 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise};
 
 use crate::mapping::{HUGE, Mapping};
 
-/// Bytes that are mapped at a time: enough to make the calls cheap, few enough to keep page tables small where the pages
-/// are 4 KiB.
-const WINDOW: usize = 32 * HUGE;
-
-/// Fills `file`, which is `len` bytes long, reserved, and known to nobody else, with the content.
+/// Copies `slices`, together `size` bytes, to the pages at `offset` of `file`, which is that long, reserved, and known to
+/// nobody else.
 ///
 /// # Errors
-/// When a window cannot be mapped or its pages cannot be had. Only the file's content has changed: the caller may write it
-/// instead.
-pub(crate) fn fill(file: BorrowedFd<'_>, content: &[IoSlice<'_>], len: u64) -> Result<(), Errno> {
-    let len = usize::try_from(len).map_err(|_| Errno::EFBIG)?;
-    let mut slices = content.iter().map(|slice| &slice[..]);
-    let mut rest: &[u8] = &[];
-    for offset in (0..len).step_by(WINDOW) {
-        let size = WINDOW.min(len - offset);
-        let window = Window::new(file, offset, size)?;
-        let mut filled = 0;
-        while filled < size {
-            if rest.is_empty() {
-                let Some(next) = slices.next() else {
-                    return Ok(());
-                };
-                rest = next;
-                continue;
-            }
-            let (now, later) = rest.split_at(rest.len().min(size - filled));
-            window.copy(now, filled);
-            filled += now.len();
-            rest = later;
-        }
+/// When the pages cannot be mapped or cannot be had: the caller may write instead.
+pub(crate) fn to_pages(
+    file: BorrowedFd<'_>,
+    offset: u64,
+    slices: &[IoSlice<'_>],
+    size: usize,
+) -> Result<(), Errno> {
+    let window = Window::new(file, offset, size)?;
+    let mut filled = 0;
+    for slice in slices {
+        window.copy(slice, filled);
+        filled += slice.len();
     }
     Ok(())
 }
@@ -49,9 +35,9 @@ pub(crate) fn fill(file: BorrowedFd<'_>, content: &[IoSlice<'_>], len: u64) -> R
 struct Window(Mapping);
 
 impl Window {
-    fn new(file: BorrowedFd<'_>, offset: usize, size: usize) -> Result<Self, Errno> {
+    fn new(file: BorrowedFd<'_>, offset: u64, size: usize) -> Result<Self, Errno> {
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        let mapping = Mapping::range(file, offset as u64, size, prot, MapFlags::MAP_SHARED)?;
+        let mapping = Mapping::range(file, offset, size, prot, MapFlags::MAP_SHARED)?;
         let start = std::ptr::NonNull::new(mapping.as_mut_ptr().cast()).ok_or(Errno::EFAULT)?;
         // An error here, where a plain store to a page that cannot be had would be SIGBUS.
         // SAFETY: the range is the mapping's own.

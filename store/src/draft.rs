@@ -12,6 +12,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use crate::error::Error;
+use crate::fresh::{Bill, Fresh};
 use crate::kind::Kind;
 use crate::mapping::Mapping;
 use crate::object::{PutOptions, Ref};
@@ -27,6 +28,7 @@ pub struct Draft {
     mapping: Mapping,
     /// Read-only, so that the mapping is the only way to write.
     file: OwnedFd,
+    bill: Bill,
 }
 
 impl Volume {
@@ -38,12 +40,12 @@ impl Volume {
         let at = |errno| self.failed("create", errno, len);
         let size = usize::try_from(len).map_err(|_| Error::io("create", Errno::EFBIG))?;
         let end = i64::try_from(len).map_err(|_| Error::io("create", Errno::EFBIG))?;
-        let writable = self.tree().unnamed()?;
+        let writable = Fresh::new(self)?;
         ftruncate(writable.as_fd(), end).map_err(at)?;
-        self.reserve(writable.as_fd(), 0, len)?;
+        writable.reserve(self, 0, len)?;
         let mapping =
             Mapping::new(writable.as_fd(), size, WRITABLE, MapFlags::MAP_SHARED).map_err(at)?;
-        let again = format!("/proc/self/fd/{}", writable.as_raw_fd());
+        let again = format!("/proc/self/fd/{}", writable.as_fd().as_raw_fd());
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let file = open(again.as_str(), flags, Mode::empty()).map_err(at)?;
         Ok(Draft {
@@ -51,6 +53,7 @@ impl Volume {
             kind,
             mapping,
             file,
+            bill: writable.into_bill(),
         })
     }
 }
@@ -95,8 +98,9 @@ impl Draft {
             kind,
             mapping,
             file,
+            bill,
         } = self;
-        match sealed(&volume, kind, &mapping, &file, options) {
+        match sealed(&volume, kind, &mapping, &file, &bill, options) {
             Ok(object) => Ok((object, mapping)),
             Err(error) => Err(SealError {
                 error,
@@ -128,6 +132,7 @@ fn sealed(
     kind: Kind,
     mapping: &Mapping,
     file: &OwnedFd,
+    bill: &Bill,
     options: &PutOptions,
 ) -> Result<Ref, Error> {
     let len = mapping.len() as u64;
@@ -137,12 +142,15 @@ fn sealed(
         .map_err(at)?;
     if nobody_writes(file.as_fd()).map_err(at)? {
         refuse_holes(file.as_fd(), len)?;
-        return volume.seal_file(file.as_fd(), kind, len, options);
+        let object = volume.seal_file(file.as_fd(), kind, len, options)?;
+        bill.settle();
+        return Ok(object);
     }
-    let copy = volume.tree().unnamed()?;
-    volume.reserve(copy.as_fd(), 0, len)?;
+    let copy = Fresh::new(volume)?;
+    copy.reserve(volume, 0, len)?;
     volume.write_all(copy.as_fd(), &[IoSlice::new(mapping.as_slice())], 0)?;
     let object = volume.seal_file(copy.as_fd(), kind, len, options)?;
+    copy.settle();
     let file = volume
         .open_object(&crate::name::ObjectFile::new(object.id, object.kind))
         .map_err(at)?;

@@ -10,7 +10,9 @@
 mod copy;
 mod draft;
 mod error;
+mod fill;
 pub mod format;
+mod fresh;
 mod fsck;
 mod get;
 mod id;

@@ -1,14 +1,13 @@
 //! `put`: content in memory becomes a sealed object.
 
 use std::io::IoSlice;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::sys::uio::pwritev;
-use nix::unistd::ftruncate;
 
-use crate::copy;
 use crate::error::Error;
+use crate::fresh::Fresh;
 use crate::kind::Kind;
 use crate::mapping::{HUGE, PAGE};
 use crate::object::{PutOptions, Ref};
@@ -32,7 +31,9 @@ impl Volume {
     ) -> Result<Ref, Error> {
         let len = content.iter().map(|s| s.len() as u64).sum();
         let file = self.filled(content, len, options)?;
-        self.seal_file(file.as_fd(), kind, len, options)
+        let sealed = self.seal_file(file.as_fd(), kind, len, options)?;
+        file.settle();
+        Ok(sealed)
     }
 
     /// A file that holds `content` and that nobody sees yet.
@@ -41,40 +42,26 @@ impl Volume {
         content: &[IoSlice<'_>],
         len: u64,
         options: &PutOptions,
-    ) -> Result<OwnedFd, Error> {
+    ) -> Result<Fresh, Error> {
         let pages = usize::try_from(len.div_ceil(PAGE)).unwrap_or(usize::MAX);
         if (1..=MAX_PAGES).contains(&pages)
             && let Some(file) = self.stocked(pages)?
         {
+            let file = Fresh::reserved(file, self, pages as u64 * PAGE);
             self.write_all(file.as_fd(), content, 0)?;
             return Ok(file);
         }
         if len >= HUGE as u64 {
-            return self.filled_large(content, len, options);
+            self.refuse_taken(options)?;
+            let file = Fresh::new(self)?;
+            self.fill(&file, content, len)?;
+            return Ok(file);
         }
-        let file = self.tree().unnamed()?;
+        let file = Fresh::new(self)?;
         if self.is_billed() {
-            self.reserve(file.as_fd(), 0, len)?;
+            file.reserve(self, 0, len)?;
         }
         self.write_all(file.as_fd(), content, 0)?;
-        Ok(file)
-    }
-
-    fn filled_large(
-        &self,
-        content: &[IoSlice<'_>],
-        len: u64,
-        options: &PutOptions,
-    ) -> Result<OwnedFd, Error> {
-        self.refuse_taken(options)?;
-        let file = self.tree().unnamed()?;
-        // The kernel makes huge pages only below the end of a file.
-        let end = i64::try_from(len).map_err(|_| Error::io("put", Errno::EFBIG))?;
-        ftruncate(file.as_fd(), end).map_err(|errno| self.failed("put", errno, len))?;
-        self.reserve(file.as_fd(), 0, len)?;
-        if copy::fill(file.as_fd(), content, len).is_err() {
-            self.write_all(file.as_fd(), content, 0)?;
-        }
         Ok(file)
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, IoSlice, Seek, SeekFrom, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -11,6 +11,7 @@ use nix::sys::uio::pread;
 use nix::unistd::ftruncate;
 
 use crate::error::Error;
+use crate::fresh::Fresh;
 use crate::kind::Kind;
 use crate::mapping::{HUGE, PAGE};
 use crate::object::{PutOptions, Ref};
@@ -24,7 +25,7 @@ const LAST_STEP: u64 = 64 << 20;
 pub struct Writer {
     volume: Arc<Volume>,
     kind: Kind,
-    file: OwnedFd,
+    file: Fresh,
     position: u64,
     len: u64,
     /// Pages up to here are reserved.
@@ -41,7 +42,7 @@ impl Volume {
         Ok(Writer {
             volume: Arc::clone(self),
             kind,
-            file: self.tree().unnamed()?,
+            file: Fresh::new(self)?,
             position: 0,
             len: 0,
             reserved: 0,
@@ -92,8 +93,11 @@ impl Writer {
     /// # Errors
     /// When the file cannot be read.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize, Error> {
-        let offset = i64::try_from(offset).map_err(|_| Error::io("read", Errno::EINVAL))?;
-        pread(self.file.as_fd(), bytes, offset).map_err(|errno| Error::io("read", errno))
+        let at = i64::try_from(offset).map_err(|_| Error::io("read", Errno::EINVAL))?;
+        // The file may be longer than the object.
+        let left = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX);
+        let part = bytes.len().min(left);
+        pread(self.file.as_fd(), &mut bytes[..part], at).map_err(|errno| Error::io("read", errno))
     }
 
     /// Makes the object exactly `len` bytes long: cuts it off, or adds zeros. The position stays.
@@ -110,7 +114,7 @@ impl Writer {
         if len < self.len {
             // That has freed everything beyond.
             let kept = len.next_multiple_of(PAGE).min(self.reserved);
-            self.give_back(self.reserved - kept);
+            self.file.trimmed(self.reserved - kept);
             self.reserved = kept;
         }
         self.len = len;
@@ -131,14 +135,17 @@ impl Writer {
             refuse_holes(self.file.as_fd(), self.len),
             Err(Error::Holes { .. })
         ) {
-            self.volume.reserve(self.file.as_fd(), 0, self.len)?;
+            self.file.reserve(&self.volume, 0, self.len)?;
             refuse_holes(self.file.as_fd(), self.len)?;
         }
         let stat = fstat(self.file.as_fd()).map_err(at)?;
         let allocated = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-        self.give_back(self.reserved.saturating_sub(allocated));
-        self.volume
-            .seal_file(self.file.as_fd(), self.kind, self.len, options)
+        self.file.trimmed(self.reserved.saturating_sub(allocated));
+        let object = self
+            .volume
+            .seal_file(self.file.as_fd(), self.kind, self.len, options)?;
+        self.file.settle();
+        Ok(object)
     }
 
     /// Reserves at least up to `end`, better a step further. Without a bill the first 2 MiB need no reserve: it is
@@ -147,29 +154,30 @@ impl Writer {
         if end <= self.reserved || !self.volume.is_billed() && end < HUGE as u64 {
             return Ok(());
         }
-        let from = self.reserved;
-        let ahead = end
-            .max(from + self.step)
-            .next_multiple_of(if end < HUGE as u64 { PAGE } else { HUGE as u64 });
-        match self.volume.reserve(self.file.as_fd(), from, ahead - from) {
-            Ok(()) => self.reserved = ahead,
+        // Without a bill, what was written so far has its pages already.
+        let from = self.reserved.max(self.len.next_multiple_of(PAGE));
+        let unit = if end < HUGE as u64 { PAGE } else { HUGE as u64 };
+        let ahead = end.max(from + self.step).next_multiple_of(unit);
+        match self.reserve(from, ahead) {
             // Not as much as would be good, but maybe what is needed.
-            Err(Error::Full { .. }) => {
-                let enough = end.next_multiple_of(PAGE);
-                self.volume
-                    .reserve(self.file.as_fd(), from, enough - from)?;
-                self.reserved = enough;
-            }
-            Err(error) => return Err(error),
+            Err(Error::Full { .. }) => self.reserve(from, end.next_multiple_of(PAGE))?,
+            other => other?,
         }
         self.step = (self.step * 2).min(LAST_STEP);
         Ok(())
     }
 
-    fn give_back(&self, bytes: u64) {
-        if let (Some(payer), true) = (self.volume.payer(), bytes > 0) {
-            payer.give_back(bytes);
+    fn reserve(&mut self, from: u64, end: u64) -> Result<(), Error> {
+        if end >= HUGE as u64 {
+            // Huge pages are only made below the end of the file.
+            let size = i64::try_from(end).map_err(|_| Error::io("write", Errno::EFBIG))?;
+            ftruncate(self.file.as_fd(), size)
+                .map_err(|errno| self.volume.failed("write", errno, end))?;
         }
+        self.file
+            .reserve(&self.volume, from, end.saturating_sub(from))?;
+        self.reserved = end;
+        Ok(())
     }
 }
 

@@ -1,0 +1,177 @@
+//! Filling a large file: its pages are reserved window by window, and each window is filled as soon as it is there, while
+//! the next one is being reserved.
+
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+use std::sync::{Mutex, PoisonError};
+
+use nix::errno::Errno;
+use nix::sys::statfs::fstatfs;
+use nix::unistd::ftruncate;
+
+use crate::copy;
+use crate::error::Error;
+use crate::fresh::Fresh;
+use crate::volume::Volume;
+
+/// Bytes that are reserved and then written at once; a multiple of 2 MiB. Every reserve makes all CPUs drain their lists
+/// once, so not too small.
+const WINDOW: u64 = 64 << 20;
+/// Threads that take turns: one reserves while another copies. Two saturate the memory.
+const WORKERS: usize = 2;
+
+impl Volume {
+    /// Reserves `len` bytes of `file` and writes `content` to it.
+    pub(crate) fn fill(
+        &self,
+        file: &Fresh,
+        content: &[IoSlice<'_>],
+        len: u64,
+    ) -> Result<(), Error> {
+        let end = i64::try_from(len).map_err(|_| Error::io("put", Errno::EFBIG))?;
+        self.refuse_too_large(len)?;
+        // Huge pages are only made below the end of the file.
+        ftruncate(file.as_fd(), end).map_err(|errno| self.failed("put", errno, len))?;
+        if len <= WINDOW {
+            return self.fill_window(file, 0, content, len);
+        }
+        let cursor = Mutex::new(Cursor::new(content));
+        let failed = Mutex::new(None);
+        let work = || {
+            while let Some((offset, window)) = lock(&cursor).take(WINDOW) {
+                let length = window.iter().map(|s| s.len() as u64).sum();
+                let done = self.fill_window(file, offset, &window, length);
+                if let Err(error) = done {
+                    lock(&cursor).stop();
+                    lock(&failed).get_or_insert(error);
+                    return;
+                }
+            }
+        };
+        let workers = std::thread::available_parallelism()
+            .map_or(1, Into::into)
+            .min(WORKERS);
+        std::thread::scope(|scope| {
+            for _ in 1..workers {
+                // Without another thread it only takes longer.
+                let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+            }
+            work();
+        });
+        match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            None => Ok(()),
+            Some(error) => Err(error),
+        }
+    }
+
+    fn fill_window(
+        &self,
+        file: &Fresh,
+        offset: u64,
+        slices: &[IoSlice<'_>],
+        length: u64,
+    ) -> Result<(), Error> {
+        file.reserve(self, offset, length)?;
+        let size = usize::try_from(length).map_err(|_| Error::io("put", Errno::EFBIG))?;
+        if copy::to_pages(file.as_fd(), offset, slices, size).is_err() {
+            self.write_all(file.as_fd(), slices, offset)?;
+        }
+        Ok(())
+    }
+
+    /// Says so at once when it cannot fit, rather than after having filled the volume.
+    fn refuse_too_large(&self, len: u64) -> Result<(), Error> {
+        let free = || {
+            let fs = fstatfs(self.tree().objects.as_fd()).ok()?;
+            let unlimited = fs.blocks() == 0;
+            (!unlimited)
+                .then(|| fs.blocks_available() * u64::try_from(fs.block_size()).unwrap_or(4096))
+        };
+        if free().is_some_and(|free| free < len) {
+            self.make_room();
+            if free().is_some_and(|free| free < len) {
+                return Err(self.full(len));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where in the content the next window starts.
+struct Cursor<'a> {
+    rest: &'a [IoSlice<'a>],
+    /// Bytes of the first slice that are taken already.
+    taken: usize,
+    offset: u64,
+}
+
+impl<'a> Cursor<'a> {
+    fn new(content: &'a [IoSlice<'a>]) -> Self {
+        Self {
+            rest: content,
+            taken: 0,
+            offset: 0,
+        }
+    }
+
+    fn stop(&mut self) {
+        self.rest = &[];
+    }
+
+    /// The next `window` bytes and their place in the file.
+    fn take(&mut self, window: u64) -> Option<(u64, Vec<IoSlice<'a>>)> {
+        let offset = self.offset;
+        let mut slices = Vec::new();
+        let mut missing = usize::try_from(window).unwrap_or(usize::MAX);
+        while let Some((first, rest)) = self.rest.split_first() {
+            if missing == 0 {
+                break;
+            }
+            let first: &'a [u8] = first;
+            let part = &first[self.taken..];
+            if part.len() > missing {
+                slices.push(IoSlice::new(&part[..missing]));
+                self.taken += missing;
+                missing = 0;
+            } else {
+                if !part.is_empty() {
+                    slices.push(IoSlice::new(part));
+                }
+                missing -= part.len();
+                self.taken = 0;
+                self.rest = rest;
+            }
+        }
+        self.offset += slices.iter().map(|s| s.len() as u64).sum::<u64>();
+        (!slices.is_empty()).then_some((offset, slices))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_cover_the_content_once_and_in_order() {
+        let parts: Vec<Vec<u8>> = [0, 5, 0, 100, 1, 33]
+            .iter()
+            .map(|n| vec![u8::try_from(*n).unwrap(); *n])
+            .collect();
+        let content: Vec<IoSlice<'_>> = parts.iter().map(|p| IoSlice::new(p)).collect();
+        for window in [1, 7, 64, 139, 1000] {
+            let mut cursor = Cursor::new(&content);
+            let mut all = Vec::new();
+            while let Some((offset, slices)) = cursor.take(window) {
+                assert_eq!(offset, all.len() as u64);
+                let bytes: Vec<u8> = slices.iter().flat_map(|s| s.to_vec()).collect();
+                assert!(bytes.len() as u64 == window || cursor.rest.is_empty());
+                all.extend(bytes);
+            }
+            assert_eq!(all, parts.concat());
+        }
+    }
+}
