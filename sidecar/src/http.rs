@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use crate::metrics::Metrics;
 
 const MAX_HEAD: usize = 8 << 10;
-const MAX_CONNECTIONS: usize = 16;
-const PATIENCE: Duration = Duration::from_secs(5);
+const MAX_CONNECTIONS: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(2);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const TEXT: &str = "text/plain; charset=utf-8";
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -6,7 +6,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use vineyard_charge::wire::MAX_DESCRIPTORS;
 
 /// Standard streams, listeners, the runtime's own, cgroup files, HTTP clients.
-const OWN: usize = 128;
+const OWN: usize = 160;
 
 /// Raises the limit of open files as far as needed and possible. Returns how many of `connections` it allows, beside
 /// the descriptors of `large` requests and of one small one.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::{sleep, timeout};
 use vineyard_charge::Payer;
 
 use crate::bill::Bill;
@@ -12,6 +13,9 @@ use crate::volumes::Volumes;
 
 /// A client that died frees its files a moment after its socket is closed.
 const SETTLE_AFTER: Duration = Duration::from_secs(1);
+
+/// Others may remove what was billed here without any client of ours being involved.
+const SETTLE_EVERY: Duration = Duration::from_secs(30);
 
 /// What no client may exceed.
 #[derive(Clone, Debug)]
@@ -43,11 +47,12 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Reconciles the bill after clients have gone. Never ends.
+    /// Reconciles the bill after clients have gone, and now and then. Never ends.
     pub(crate) async fn settle(self: Arc<Self>) {
         loop {
-            self.settle.notified().await;
-            tokio::time::sleep(SETTLE_AFTER).await;
+            if timeout(SETTLE_EVERY, self.settle.notified()).await.is_ok() {
+                sleep(SETTLE_AFTER).await;
+            }
             let freed = self.bill.reconcile();
             if freed > 0 {
                 self.metrics.reconciled(freed);
