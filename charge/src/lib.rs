@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod descriptor;
 mod mapping;
 pub mod payer;
+pub mod probe;
 pub mod recharge;
 pub mod survey;
 pub mod wire;
