@@ -1,0 +1,87 @@
+"""What this machine lets the demo do, and the volume that the demo works in."""
+
+import contextlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cgroups import Cgroup, NoCgroup
+
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the demo may work. `cgroup` is None where nobody can be billed, and `no_bill` says why."""
+
+    work: Path
+    volume: Path
+    cgroup: Cgroup | None
+    no_bill: str | None
+
+    @property
+    def uids(self) -> bool:
+        """Whether every task can have a uid of its own."""
+        return os.geteuid() == 0
+
+
+@contextlib.contextmanager
+def prepare(volume_bytes: int) -> Iterator[Machine]:
+    """Makes a work folder, a volume of its own and a cgroup to put pods in; removes all of it at the end."""
+    with contextlib.ExitStack() as stack:
+        work = Path(tempfile.mkdtemp(prefix="vineyard-demo-", dir="/tmp"))
+        stack.callback(shutil.rmtree, work, ignore_errors=True)
+        work.chmod(0o755)
+        volume = work / "volume"
+        volume.mkdir()
+        cgroup, no_bill = None, _no_root()
+        if no_bill is None:
+            try:
+                cgroup = Cgroup.root().create(f"vineyard-demo-{os.getpid()}")
+                stack.callback(cgroup.remove)
+                _mount(volume, volume_bytes)
+                stack.callback(subprocess.run, ["umount", str(volume)], check=True)
+            except (NoCgroup, OSError, subprocess.CalledProcessError) as error:
+                no_bill = str(error)
+                cgroup = None
+        if cgroup is None:
+            volume = Path(tempfile.mkdtemp(prefix="vineyard-demo-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+            stack.callback(shutil.rmtree, volume, ignore_errors=True)
+        volume.chmod(0o777)
+        yield Machine(work, volume, cgroup, no_bill)
+
+
+def binary(name: str) -> Path:
+    """Where `cargo build --release` puts a program."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
+    return target.resolve() / "release" / name
+
+
+def describe() -> str:
+    """One line about the machine."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{os.cpu_count()} cores, {memory / 2**30:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+def _no_root() -> str | None:
+    if os.geteuid() != 0:
+        return f"uid {os.geteuid()} may make neither cgroups nor mounts, nor read who is charged: run it as root to see the bill"
+    if not os.access("/proc/kpagecgroup", os.R_OK):
+        return "/proc/kpagecgroup cannot be read: the kernel does not tell who is charged"
+    return None
+
+
+def _mount(volume: Path, size: int) -> None:
+    options = f"size={size},mode=0777,nosuid,nodev"
+    # huge=never: the kernel must not re-bill pages behind our back. noswap exists since Linux 6.4.
+    for more in (",huge=never,noswap", ",huge=never", ""):
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options + more, volume.parent.name, str(volume)], capture_output=True, text=True)
+        if mounted.returncode == 0:
+            return
+    raise OSError(f"cannot mount a tmpfs: {mounted.stderr.strip()}")

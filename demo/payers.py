@@ -1,0 +1,55 @@
+"""A sidecar process: it pays for what its pod puts into the volume."""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+from cgroups import Cgroup
+from containers import Confinement
+from machine import Machine, binary
+
+# Nobody: a sidecar needs no right but to be handed descriptors.
+UID = 65534
+# What the program itself takes, on top of what it pays for.
+OVERHEAD = 24 << 20
+_START_SECONDS = 20
+_STOP_SECONDS = 10
+
+
+class PayerFailed(Exception):
+    """The sidecar did not start; the message has the end of its output."""
+
+
+class Payer:
+    """A running sidecar in a cgroup of its own, with an allowance in bytes."""
+
+    def __init__(self, machine: Machine, folder: Path, cgroup: Cgroup | None, allowance: int) -> None:
+        self.cgroup = cgroup
+        self.socket = folder / "vineyard.sock"
+        folder.mkdir()
+        if machine.uids:
+            os.chown(folder, UID, UID)
+        hold = folder.parent / "hold"
+        hold.mkdir(exist_ok=True)
+        program = binary("vineyard-sidecar")
+        confinement = Confinement(cgroup, UID if machine.uids else None, (program.parent,), hold)
+        command = [str(program), f"--listen={self.socket}", f"--volume={machine.volume}", f"--allowance={allowance}"]
+        log = folder.parent / "sidecar.log"
+        self._process = confinement.start(command, environment={}, log=log, folder=folder)
+        deadline = time.monotonic() + _START_SECONDS
+        while not self.socket.exists():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise PayerFailed(f"the sidecar in {folder} did not start:\n{log.read_text()}")
+            time.sleep(0.005)
+
+    def stop(self) -> None:
+        """Ends the process, as kubelet does when the task is done. What it has paid for stays on its bill."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()

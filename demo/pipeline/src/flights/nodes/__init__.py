@@ -1,0 +1,1 @@
+"""The nodes, a file per node."""

@@ -1,0 +1,118 @@
+"""A pod: a container for the task and a sidecar that pays for what the task puts, each with a memory limit."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+
+from cgroups import Cgroup
+from containers import Confinement, python_folders
+from machine import REPOSITORY, Machine
+from payers import OVERHEAD, Payer
+
+PROJECT = REPOSITORY / "demo" / "pipeline"
+
+
+class PodFailed(Exception):
+    """The task of a pod failed; the message has the end of its output."""
+
+
+@dataclass
+class Outcome:
+    """What a pod needed: seconds, most bytes charged to each container, processes killed for lack of memory."""
+
+    seconds: float = 0.0
+    app_peak: int | None = None
+    sidecar_peak: int | None = None
+    oom_kills: int = 0
+
+
+@dataclass
+class Pod:
+    """One pod. Without cgroups on this machine it is just its processes."""
+
+    machine: Machine
+    name: str
+    uid: int
+    # Memory limit of the task's container, in bytes.
+    limit: int
+    # Bytes that the pod may add to the volume on its own bill. 0: no sidecar.
+    allowance: int = 0
+    environment: dict[str, str] = field(default_factory=dict)
+    outcome: Outcome = field(default_factory=Outcome)
+
+    def __post_init__(self) -> None:
+        self.folder = self.machine.work / self.name
+        self.folder.mkdir()
+        (self.folder / "hold").mkdir()
+        self.home = self.folder / "home"
+        self.home.mkdir()
+        self.record = self.home / "events.jsonl"
+        self.log = self.folder / "app.log"
+        self.cgroup: Cgroup | None = None
+        self.app: Cgroup | None = None
+        self.sidecar: Cgroup | None = None
+        self._payer: Payer | None = None
+        if self.machine.uids:
+            os.chown(self.home, self.uid, self.uid)
+        if self.machine.cgroup is not None:
+            sidecar_limit = self.allowance + OVERHEAD if self.allowance else 0
+            self.cgroup = self.machine.cgroup.create(f"pod-{self.name}", self.limit + sidecar_limit)
+            self.app = self.cgroup.create("app", self.limit)
+            if self.allowance:
+                self.sidecar = self.cgroup.create("sidecar", sidecar_limit)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """Starts the sidecar and then `kedro run` with these arguments."""
+        environment = {
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(self.home),
+            "TMPDIR": str(self.home),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "KEDRO_DISABLE_TELEMETRY": "1",
+            "DO_NOT_TRACK": "1",
+            "DEMO_RECORD": str(self.record),
+            "DEMO_VOLUME": str(self.machine.volume),
+            **self.environment,
+        }
+        if self.allowance:
+            self._payer = Payer(self.machine, self.folder / "sidecar", self.sidecar, self.allowance)
+            environment |= {"VINEYARD_VOLUME": str(self.machine.volume), "VINEYARD_SOCKET": str(self._payer.socket)}
+        needs = (*python_folders(), REPOSITORY / "demo")
+        confinement = Confinement(self.app, self.uid if self.machine.uids else None, needs, self.folder / "hold")
+        command = [sys.executable, "-m", "kedro", "run", *arguments]
+        return confinement.start(command, environment=environment, log=self.log, folder=PROJECT)
+
+    def run(self, *arguments: str) -> None:
+        """Runs `kedro run` in the pod to its end."""
+        started = time.monotonic()
+        status = self.start(*arguments).wait()
+        self.outcome.seconds = time.monotonic() - started
+        self.finish(status)
+
+    def finish(self, status: int) -> None:
+        """Notes what the pod needed, and fails if its task did."""
+        if self.app is not None:
+            self.outcome.app_peak = self.app.peak
+            self.outcome.oom_kills = self.app.oom_kills
+        if self.sidecar is not None:
+            self.outcome.sidecar_peak = self.sidecar.peak
+            self.outcome.oom_kills += self.sidecar.oom_kills
+        if status != 0:
+            killed = ", killed for lack of memory" if self.outcome.oom_kills else ""
+            end = "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
+            raise PodFailed(f"the task of pod {self.name} ended with status {status}{killed}:\n{end}")
+
+    def stop(self) -> None:
+        """Ends the sidecar. What it paid for stays on the pod's bill."""
+        if self._payer is not None:
+            self._payer.stop()
+
+    def remove(self) -> None:
+        """Removes the pod's cgroups and files, as kubelet does when a pod is gone."""
+        self.stop()
+        if self.cgroup is not None:
+            self.cgroup.remove()
+        shutil.rmtree(self.folder)

@@ -1,0 +1,125 @@
+"""What the recorder in the pipeline wrote down, per hand-over and in total."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tables import milliseconds, size, table
+
+
+@dataclass
+class Get:
+    """One consumer's load."""
+
+    node: str
+    # Milliseconds to have the value, and then to read every byte of it once.
+    ms: float
+    read_ms: float
+    # Bytes of the value, of those in buffers, and of those in the volume's own memory.
+    nbytes: int
+    buffers: int
+    shared: int
+
+    @property
+    def zero_copy(self) -> str:
+        """How much of the value is the volume's own memory, by its addresses."""
+        if self.shared == 0:
+            return "no"
+        return "yes" if self.shared == self.buffers else f"{100 * self.shared / self.buffers:.1f} %"
+
+
+@dataclass
+class Handover:
+    """One dataset on its way from its producer to its consumers."""
+
+    dataset: str
+    producer: str
+    nbytes: int
+    put_ms: float
+    gets: list[Get] = field(default_factory=list)
+
+
+@dataclass
+class Record:
+    """All hand-overs of one run of the pipeline, and the milliseconds that its nodes computed."""
+
+    handovers: dict[str, Handover] = field(default_factory=dict)
+    nodes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that were put, and got by each consumer."""
+        return sum(each.nbytes * (1 + len(each.gets)) for each in self.handovers.values())
+
+    @property
+    def put_ms(self) -> float:
+        """Milliseconds in all puts."""
+        return sum(each.put_ms for each in self.handovers.values())
+
+    @property
+    def get_ms(self) -> float:
+        """Milliseconds in all gets."""
+        return sum(get.ms for each in self.handovers.values() for get in each.gets)
+
+    @property
+    def read_ms(self) -> float:
+        """Milliseconds to read every byte of every value once after its get."""
+        return sum(get.read_ms for each in self.handovers.values() for get in each.gets)
+
+    @property
+    def compute_ms(self) -> float:
+        """Milliseconds in the nodes themselves."""
+        return sum(self.nodes.values())
+
+    @property
+    def handover_ms(self) -> float:
+        """What it costs to get every value from its producer into the hands of its consumers, read once."""
+        return self.put_ms + self.get_ms + self.read_ms
+
+    def add(self, path: Path) -> None:
+        """Adds the events in one file. Values that are the pipeline's own input or result are no hand-over."""
+        puts: dict[str, dict[str, Any]] = {}
+        for line in path.read_text().splitlines():
+            event = json.loads(line)
+            if event["event"] == "node":
+                self.nodes[event["node"]] = event["ms"]
+            elif event["event"] == "put":
+                puts[event["dataset"]] = event
+            else:
+                self._got(event, puts)
+        # Nobody has got these yet; the next file may tell that somebody did.
+        for name, event in puts.items():
+            self._handover(name, event)
+
+    def _got(self, event: dict[str, Any], puts: dict[str, dict[str, Any]]) -> None:
+        name = event["dataset"]
+        if name in puts:
+            self._handover(name, puts.pop(name))
+        get = Get(
+            event["node"], event["ms"], event["read_ms"], event["bytes"], event["bytes"] - event["inline"], event["shared"]
+        )
+        self.handovers[name].gets.append(get)
+
+    def _handover(self, name: str, event: dict[str, Any]) -> None:
+        if name != "report":
+            self.handovers[name] = Handover(name, event["node"], event["bytes"], event["ms"])
+
+    def table(self) -> str:
+        """One line per consumer of each dataset."""
+        rows = []
+        for each in self.handovers.values():
+            for number, get in enumerate(each.gets):
+                first = number == 0
+                rows.append(
+                    [
+                        each.dataset if first else "",
+                        f"{each.producer} → {get.node}",
+                        size(each.nbytes),
+                        milliseconds(each.put_ms) if first else "",
+                        milliseconds(get.ms),
+                        milliseconds(get.read_ms),
+                        get.zero_copy,
+                    ]
+                )
+        return table(["dataset", "hand-over", ">bytes", ">put ms", ">get ms", ">read ms", "zero-copy"], rows)

@@ -1,0 +1,1 @@
+"""What the same pipeline is compared with."""
