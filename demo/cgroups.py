@@ -7,8 +7,18 @@ from pathlib import Path
 from typing import Self
 
 _FILES = {
-    1: {"limit": "memory.limit_in_bytes", "usage": "memory.usage_in_bytes", "peak": "memory.max_usage_in_bytes", "events": "memory.oom_control"},
-    2: {"limit": "memory.max", "usage": "memory.current", "peak": "memory.peak", "events": "memory.events"},
+    1: {
+        "limit": "memory.limit_in_bytes",
+        "usage": "memory.usage_in_bytes",
+        "peak": "memory.max_usage_in_bytes",
+        "events": "memory.oom_control",
+    },
+    2: {
+        "limit": "memory.max",
+        "usage": "memory.current",
+        "peak": "memory.peak",
+        "events": "memory.events",
+    },
 }
 _REMOVE_SECONDS = 10
 
@@ -31,7 +41,10 @@ class Cgroup:
             _, target, kind, options, *_ = line.split()
             if kind == "cgroup" and "memory" in options.split(","):
                 return cls(Path(target), 1)
-            if kind == "cgroup2" and "memory" in (Path(target) / "cgroup.controllers").read_text().split():
+            if (
+                kind == "cgroup2"
+                and "memory" in (Path(target) / "cgroup.controllers").read_text().split()
+            ):
                 return cls(Path(target), 2)
         raise NoCgroup("no memory cgroup controller is mounted")
 
@@ -39,7 +52,10 @@ class Cgroup:
         """Makes a child, with a limit in bytes."""
         child = Cgroup(self.path / name, self.version)
         try:
-            if self.version == 2 and "memory" not in (self.path / "cgroup.subtree_control").read_text().split():
+            if (
+                self.version == 2
+                and "memory" not in (self.path / "cgroup.subtree_control").read_text().split()
+            ):
                 (self.path / "cgroup.subtree_control").write_text("+memory")
             child.path.mkdir()
             if limit is not None:

@@ -29,12 +29,20 @@ class Confinement:
     # An empty folder to hold them while their parents are covered.
     hold: Path | None = None
 
-    def start(self, command: list[str], *, environment: dict[str, str], log: Path, folder: Path) -> subprocess.Popen[bytes]:
+    def start(
+        self, command: list[str], *, environment: dict[str, str], log: Path, folder: Path
+    ) -> subprocess.Popen[bytes]:
         """Starts `command` with exactly this environment in `folder`; its output goes to the file `log`."""
         with log.open("ab") as output:
             # The demo has no threads, so running Python between fork and exec is safe.
             return subprocess.Popen(
-                command, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, preexec_fn=self._enter()
+                command,
+                env=environment,
+                cwd=folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=self._enter(),
             )
 
     def _enter(self) -> Callable[[], None]:
@@ -66,7 +74,9 @@ def _covers(needs: tuple[Path, ...]) -> dict[Path, list[Path]]:
     """Which closed folders to cover, and what to show below each."""
     covers: dict[Path, list[Path]] = {}
     for need in needs:
-        closed = [parent for parent in reversed(need.parents) if not parent.stat().st_mode & stat.S_IXOTH]
+        closed = [
+            parent for parent in reversed(need.parents) if not parent.stat().st_mode & stat.S_IXOTH
+        ]
         if closed:
             covers.setdefault(closed[0], []).append(need)
     return covers
@@ -90,8 +100,12 @@ def _reveal(covers: dict[Path, list[Path]], hold: Path | None) -> None:
             (hold / str(number)).rmdir()
 
 
-def _mount(source: str, target: Path, kind: str | None, flags: int, options: str | None = None) -> None:
-    encoded = [None if text is None else text.encode() for text in (source, str(target), kind, options)]
+def _mount(
+    source: str, target: Path, kind: str | None, flags: int, options: str | None = None
+) -> None:
+    encoded = [
+        None if text is None else text.encode() for text in (source, str(target), kind, options)
+    ]
     _call("mount", encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3])
 
 

@@ -51,16 +51,28 @@ def prepare(volume_bytes: int) -> Iterator[Machine]:
                 no_bill = str(error)
                 cgroup = None
         if cgroup is None:
-            volume = Path(tempfile.mkdtemp(prefix="vineyard-demo-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+            volume = Path(
+                tempfile.mkdtemp(
+                    prefix="vineyard-demo-",
+                    dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None,
+                )
+            )
             stack.callback(shutil.rmtree, volume, ignore_errors=True)
         volume.chmod(0o777)
         yield Machine(work, volume, cgroup, no_bill)
 
 
 def binary(name: str) -> Path:
-    """Where `cargo build --release` puts a program."""
-    target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
-    return target.resolve() / "release" / name
+    """Where `make build` puts a program; the sidecar is static, and so built for a named target."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve()
+    built = [
+        path
+        for path in (*target.glob(f"*/release/{name}"), target / "release" / name)
+        if path.exists()
+    ]
+    if not built:
+        raise FileNotFoundError(f"{name} is not built: run `make demo`, or `make build` once")
+    return max(built, key=lambda path: path.stat().st_mtime)
 
 
 def describe() -> str:
@@ -81,7 +93,11 @@ def _mount(volume: Path, size: int) -> None:
     options = f"size={size},mode=0777,nosuid,nodev"
     # huge=never: the kernel must not re-bill pages behind our back. noswap exists since Linux 6.4.
     for more in (",huge=never,noswap", ",huge=never", ""):
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options + more, volume.parent.name, str(volume)], capture_output=True, text=True)
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options + more, volume.parent.name, str(volume)],
+            capture_output=True,
+            text=True,
+        )
         if mounted.returncode == 0:
             return
     raise OSError(f"cannot mount a tmpfs: {mounted.stderr.strip()}")

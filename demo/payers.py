@@ -24,7 +24,9 @@ class PayerFailed(Exception):
 class Payer:
     """A running sidecar in a cgroup of its own, with an allowance in bytes."""
 
-    def __init__(self, machine: Machine, folder: Path, cgroup: Cgroup | None, allowance: int) -> None:
+    def __init__(
+        self, machine: Machine, folder: Path, cgroup: Cgroup | None, allowance: int
+    ) -> None:
         self.cgroup = cgroup
         self.socket = folder / "vineyard.sock"
         folder.mkdir()
@@ -34,7 +36,12 @@ class Payer:
         hold.mkdir(exist_ok=True)
         program = binary("vineyard-sidecar")
         confinement = Confinement(cgroup, UID if machine.uids else None, (program.parent,), hold)
-        command = [str(program), f"--listen={self.socket}", f"--volume={machine.volume}", f"--allowance={allowance}"]
+        command = [
+            str(program),
+            f"--listen={self.socket}",
+            f"--volume={machine.volume}",
+            f"--allowance={allowance}",
+        ]
         log = folder.parent / "sidecar.log"
         self._process = confinement.start(command, environment={}, log=log, folder=folder)
         deadline = time.monotonic() + _START_SECONDS

@@ -79,9 +79,14 @@ class Pod:
         }
         if self.allowance:
             self._payer = Payer(self.machine, self.folder / "sidecar", self.sidecar, self.allowance)
-            environment |= {"VINEYARD_VOLUME": str(self.machine.volume), "VINEYARD_SOCKET": str(self._payer.socket)}
+            environment |= {
+                "VINEYARD_VOLUME": str(self.machine.volume),
+                "VINEYARD_SOCKET": str(self._payer.socket),
+            }
         needs = (*python_folders(), REPOSITORY / "demo")
-        confinement = Confinement(self.app, self.uid if self.machine.uids else None, needs, self.folder / "hold")
+        confinement = Confinement(
+            self.app, self.uid if self.machine.uids else None, needs, self.folder / "hold"
+        )
         command = [sys.executable, "-m", "kedro", "run", *arguments]
         return confinement.start(command, environment=environment, log=self.log, folder=PROJECT)
 
@@ -103,16 +108,23 @@ class Pod:
         if status != 0:
             killed = ", killed for lack of memory" if self.outcome.oom_kills else ""
             end = "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
-            raise PodFailed(f"the task of pod {self.name} ended with status {status}{killed}:\n{end}")
+            raise PodFailed(
+                f"the task of pod {self.name} ended with status {status}{killed}:\n{end}"
+            )
 
     def stop(self) -> None:
         """Ends the sidecar. What it paid for stays on the pod's bill."""
         if self._payer is not None:
             self._payer.stop()
 
-    def remove(self) -> None:
-        """Removes the pod's cgroups and files, as kubelet does when a pod is gone."""
+    def leave(self) -> None:
+        """Removes the pod's cgroups, as kubelet does when a pod is gone."""
         self.stop()
         if self.cgroup is not None:
             self.cgroup.remove()
+            self.cgroup = self.app = self.sidecar = None
+
+    def remove(self) -> None:
+        """Removes all that is left of the pod."""
+        self.leave()
         shutil.rmtree(self.folder)

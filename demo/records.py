@@ -97,7 +97,12 @@ class Record:
         if name in puts:
             self._handover(name, puts.pop(name))
         get = Get(
-            event["node"], event["ms"], event["read_ms"], event["bytes"], event["bytes"] - event["inline"], event["shared"]
+            event["node"],
+            event["ms"],
+            event["read_ms"],
+            event["bytes"],
+            event["bytes"] - event["inline"],
+            event["shared"],
         )
         self.handovers[name].gets.append(get)
 
@@ -122,4 +127,6 @@ class Record:
                         get.zero_copy,
                     ]
                 )
-        return table(["dataset", "hand-over", ">bytes", ">put ms", ">get ms", ">read ms", "zero-copy"], rows)
+        return table(
+            ["dataset", "hand-over", ">bytes", ">put ms", ">get ms", ">read ms", "zero-copy"], rows
+        )

@@ -29,15 +29,26 @@ class S3Server:
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True)
         identities = self._folder / "identities.json"
-        identity = {"name": "demo", "credentials": [{"accessKey": KEY, "secretKey": SECRET}], "actions": ["Admin"]}
+        identity = {
+            "name": "demo",
+            "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+            "actions": ["Admin"],
+        }
         identities.write_text(json.dumps({"identities": [identity]}))
         log = (self._folder / "weed.log").open("wb")
-        self._process = subprocess.Popen(self._command(identities), stdout=log, stderr=log, cwd=self._folder)
+        self._process = subprocess.Popen(
+            self._command(identities), stdout=log, stderr=log, cwd=self._folder
+        )
         log.close()
         self._make_bucket()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._process is not None:
             self._process.terminate()
             try:
@@ -47,7 +58,16 @@ class S3Server:
                 self._process.wait()
 
     def _command(self, identities: Path) -> list[str]:
-        names = ["s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc"]
+        names = [
+            "s3.port",
+            "s3.port.grpc",
+            "master.port",
+            "master.port.grpc",
+            "volume.port",
+            "volume.port.grpc",
+            "filer.port",
+            "filer.port.grpc",
+        ]
         return [
             str(Path(sys.executable).parent / "weed"),
             "-logtostderr",
@@ -68,11 +88,19 @@ class S3Server:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                s3fs.S3FileSystem(key=KEY, secret=SECRET, endpoint_url=self.endpoint, skip_instance_cache=True).mkdir(BUCKET)
+                s3fs.S3FileSystem(
+                    key=KEY, secret=SECRET, endpoint_url=self.endpoint, skip_instance_cache=True
+                ).mkdir(BUCKET)
                 return
             except OSError as error:
-                if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"the S3 server did not start: {error}; see {self._folder / 'weed.log'}") from error
+                if (
+                    self._process is None
+                    or self._process.poll() is not None
+                    or time.monotonic() > deadline
+                ):
+                    raise RuntimeError(
+                        f"the S3 server did not start: {error}; see {self._folder / 'weed.log'}"
+                    ) from error
                 time.sleep(0.3)
 
 

@@ -62,7 +62,13 @@ class Recorder:
         if self._record is None or dataset.startswith("params:"):
             return
         buffers = Buffers(data)
-        line = {"event": event, "dataset": dataset, "node": node.name, "ms": ms, "bytes": buffers.nbytes}
+        line = {
+            "event": event,
+            "dataset": dataset,
+            "node": node.name,
+            "ms": ms,
+            "bytes": buffers.nbytes,
+        }
         if event == "get":
             line["shared"] = buffers.within(self._volume)
             line["inline"] = buffers.inline

@@ -6,9 +6,9 @@ import functools
 import os
 from typing import Any, Literal
 
-from kedro.io import AbstractDataset, DatasetError
-
 import vineyard
+
+from kedro.io import AbstractDataset, DatasetError
 
 
 class VineyardDataset(AbstractDataset[Any, Any]):
@@ -94,7 +94,9 @@ class VineyardDataset(AbstractDataset[Any, Any]):
 
     def _advice(self) -> str:
         if self._run is None:
-            return "Run the node that saves it first, or check the name in the catalog: `vineyard ls` shows what is there."
+            return (
+                "Run the node that saves it first, or check the name in the catalog: `vineyard ls` shows what is there."
+            )
         return (
             f"Nothing in run '{self._run}' has saved it, or it was released after its last consumer. When every node is a process "
             "of its own, give all of them the same run (VINEYARD_RUN=<id of the workflow>) and the same volume; to keep objects "

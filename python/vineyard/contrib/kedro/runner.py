@@ -1,6 +1,6 @@
 """Kedro's runners, with the datasets that the catalog does not name handed over through a Vineyard volume.
 
-    kedro run --runner vineyard.contrib.kedro.runner.ParallelRunner --runner-params max_workers=4
+kedro run --runner vineyard.contrib.kedro.runner.ParallelRunner --runner-params max_workers=4
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
+from vineyard.contrib.kedro.dataset import VineyardDataset
+
 from kedro import runner as kedro_runner
 from kedro.io.core import generate_timestamp, is_parameter
 from kedro.runner import AbstractRunner
 
-from vineyard.contrib.kedro.dataset import VineyardDataset
-
 if TYPE_CHECKING:
+    from pluggy import PluginManager
+
     from kedro.io import CatalogProtocol, SharedMemoryCatalogProtocol
     from kedro.pipeline import Pipeline
-    from pluggy import PluginManager
 
 _TRANSCODING = "@"
 
@@ -69,7 +70,8 @@ class _ThroughVolume(AbstractRunner):
         """Runs the pipeline; arguments, result and errors are those of Kedro's runner."""
         scope = self._run_name or run_id or generate_timestamp()
         placed = self._place(pipeline, catalog, scope)
-        self._require_inputs(pipeline, placed)
+        if not only_missing_outputs:
+            self._require_inputs(pipeline, placed)
         try:
             result = super().run(pipeline, catalog, hook_manager, run_id, only_missing_outputs)
         except BaseException:
@@ -87,7 +89,8 @@ class _ThroughVolume(AbstractRunner):
     def _place(
         self, pipeline: Pipeline, catalog: CatalogProtocol | SharedMemoryCatalogProtocol, scope: str
     ) -> dict[str, VineyardDataset]:
-        placed = {}
+        placed: dict[str, VineyardDataset] = {}
+        inputs = pipeline.inputs()
         for name in sorted(pipeline.datasets()):
             ours = name in self._placed and catalog.get(name) is self._placed[name]
             if is_parameter(name) or (name in catalog and not ours):
@@ -100,7 +103,7 @@ class _ThroughVolume(AbstractRunner):
                 volume=self._volume,
                 keep=self._keep or shared,
                 ttl=self._ttl,
-                wait=self._wait,
+                wait=self._wait if name in inputs else None,
             )
         self._placed = placed
         return placed
