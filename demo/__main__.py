@@ -1,7 +1,6 @@
 """The demo: one real pipeline, run through Vineyard and in the usual ways; what it took, and who was billed."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from picture import draw
 from pods import Pod
 from stores.s3 import BUCKET, S3Server
 from tables import title
-from tasks import Task, consumed, tasks
+from tasks import Task, consumed
 from variants import Result, Variant, run_one_pod, run_pod_per_task, shared_folder, volume_runner
 
 RUNNER = Variant("runner", "Vineyard, one pod", False, True, volume_runner("SequentialRunner"))

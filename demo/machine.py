@@ -12,7 +12,6 @@ from pathlib import Path
 
 from cgroups import Cgroup, NoCgroup
 
-
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -6,9 +6,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
-
-from variants import Result  # noqa: E402
+import matplotlib.pyplot as plt
+from variants import Result
 
 _INK, _PAPER = "#24292f", "#ffffff"
 _PARTS = {"put": "#2f6f4f", "get": "#7fb685", "first read": "#d9c27e"}

@@ -7,7 +7,7 @@ from machine import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "demo" / "pipeline" / "src"))
 
-from flights.pipeline_registry import register_pipelines  # noqa: E402
+from flights.pipeline_registry import register_pipelines
 
 _MIB = 1 << 20
 _FIRST_UID = 20001

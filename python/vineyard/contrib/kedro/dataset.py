@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from typing import Any, Literal
@@ -84,10 +85,8 @@ class VineyardDataset(AbstractDataset[Any, Any]):
 
     def remove(self) -> None:
         """Removes the object, if it is there. Views of it stay valid."""
-        try:
+        with contextlib.suppress(vineyard.ObjectNotFound):
             _open(self._volume, os.getpid()).rm(self._name)
-        except vineyard.ObjectNotFound:
-            pass
 
     def _describe(self) -> dict[str, Any]:
         return {"name": self._name, "volume": self._volume, "keep": self._keep}
@@ -98,13 +97,13 @@ class VineyardDataset(AbstractDataset[Any, Any]):
                 "Run the node that saves it first, or check the name in the catalog: `vineyard ls` shows what is there."
             )
         return (
-            f"Nothing in run '{self._run}' has saved it, or it was released after its last consumer. When every node is a process "
-            "of its own, give all of them the same run (VINEYARD_RUN=<id of the workflow>) and the same volume; to keep objects "
-            "for a later run, use --runner-params keep=true. `vineyard ls` shows what is there."
+            f"Nothing in run '{self._run}' has saved it, or it was released after its last consumer. When every node is "
+            "a process of its own, give all of them the same run (VINEYARD_RUN=<id of the workflow>) and the same "
+            "volume; to keep objects for a later run, use --runner-params keep=true. `vineyard ls` shows what is there."
         )
 
 
 @functools.lru_cache(maxsize=16)
-def _open(volume: str | None, pid: int) -> vineyard.Volume:
+def _open(volume: str | None, pid: int) -> vineyard.Volume:  # noqa: ARG001
     # Once per process: `pid` makes a forked worker open its own.
     return vineyard.open() if volume is None else vineyard.open(volume)

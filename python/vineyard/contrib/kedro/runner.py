@@ -116,8 +116,9 @@ class _ThroughVolume(AbstractRunner):
         if absent:
             names = ", ".join(dataset.name for dataset in absent)
             raise ValueError(
-                f"Pipeline input(s) neither in the catalog nor in the volume: {names}. Run the nodes that produce them first, with "
-                "the same VINEYARD_RUN and the same volume, or let this run wait for them: --runner-params wait=60."
+                f"Pipeline input(s) neither in the catalog nor in the volume: {names}. Run the nodes that produce them "
+                "first, with the same VINEYARD_RUN and the same volume, or let this run wait for them: "
+                "--runner-params wait=60."
             )
 
     def _drop(self, placed: dict[str, VineyardDataset], except_for: set[str]) -> None:

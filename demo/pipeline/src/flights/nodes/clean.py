@@ -38,7 +38,7 @@ def clean(
     weather[readings] = weather.groupby("origin")[readings].ffill(limit=6)
     weather["wind_gust"] = weather["wind_gust"].fillna(weather["wind_speed"])
     weather = weather[["origin", "departs", *readings]].astype(
-        {name: "float32" for name in readings}
+        dict.fromkeys(readings, "float32")
     )
     weather["origin"] = pd.Categorical(weather["origin"], arrived["origin"].cat.categories)
 
