@@ -1,6 +1,5 @@
 """Memory cgroups of version 1 or 2, as far as the demo needs them."""
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ _FILES = {
 _REMOVE_SECONDS = 10
 
 
-class NoCgroup(Exception):
+class NoCgroupError(Exception):
     """This machine lets us make no memory cgroup; the message says why."""
 
 
@@ -46,7 +45,7 @@ class Cgroup:
                 and "memory" in (Path(target) / "cgroup.controllers").read_text().split()
             ):
                 return cls(Path(target), 2)
-        raise NoCgroup("no memory cgroup controller is mounted")
+        raise NoCgroupError("no memory cgroup controller is mounted")
 
     def create(self, name: str, limit: int | None = None) -> "Cgroup":
         """Makes a child, with a limit in bytes."""
@@ -61,7 +60,7 @@ class Cgroup:
             if limit is not None:
                 child._file("limit").write_text(str(limit))
         except OSError as error:
-            raise NoCgroup(f"cannot make a memory cgroup: {error}") from error
+            raise NoCgroupError(f"cannot make a memory cgroup: {error}") from error
         return child
 
     @property
@@ -89,12 +88,12 @@ class Cgroup:
         return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
 
     def remove(self) -> None:
-        """Removes the cgroup and its children, as kubelet does when a pod is gone. Nothing may run in them."""
+        """Removes the cgroup and its children. Nothing may run in them any more."""
         deadline = time.monotonic() + _REMOVE_SECONDS
         for folder in (*(child for child in self.path.iterdir() if child.is_dir()), self.path):
             while True:
                 try:
-                    os.rmdir(folder)
+                    folder.rmdir()
                     break
                 except OSError:
                     # A process that has been waited for may still be leaving.

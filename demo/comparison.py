@@ -5,7 +5,7 @@ from variants import Result
 
 
 def comparison(results: list[Result], against: str) -> str:
-    """Seconds of hand-over, of computing and of the whole, and the ratio of hand-over to the variant named `against`."""
+    """Times of all variants, and the ratio of their hand-overs to those of `against`."""
     ours = next(result for result in results if result.variant.name == against)
     rows = []
     for result in results:
@@ -20,7 +20,7 @@ def comparison(results: list[Result], against: str) -> str:
                 f"{record.get_ms:.0f}",
                 f"{record.read_ms:.0f}",
                 f"{record.handover_ms:.0f}",
-                f"{record.handover_ms / ours.record.handover_ms:.1f}×",
+                f"{record.handover_ms / ours.record.handover_ms:.1f}x",
                 f"{100 * shared / got:.0f} %" if got else "",
                 f"{result.seconds:.1f}",
             ]
@@ -49,7 +49,7 @@ def pods(result: Result) -> str:
                 str(pod.uid),
                 size(pod.limit),
                 _peak(outcome.app_peak),
-                size(pod.allowance) if pod.allowance else "–",
+                size(pod.allowance) if pod.allowance else "-",
                 _peak(outcome.sidecar_peak),
                 str(outcome.oom_kills),
                 f"{outcome.seconds:.1f}",
@@ -69,4 +69,4 @@ def pods(result: Result) -> str:
 
 
 def _peak(value: int | None) -> str:
-    return "–" if value is None else size(value)
+    return "-" if value is None else size(value)

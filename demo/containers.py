@@ -1,4 +1,4 @@
-"""Starts a process as a container is started: in a memory cgroup, a mount namespace and a uid of its own."""
+"""Starts a process as a container: in a memory cgroup, a mount namespace and a uid of its own."""
 
 import ctypes
 import os
@@ -24,7 +24,8 @@ class Confinement:
 
     cgroup: Cgroup | None = None
     uid: int | None = None
-    # Folders that the process must reach although their parents may be closed to its uid, such as a Python below /root.
+    # Folders that the process must reach although their parents may be closed to its uid, such as
+    # a Python below /root.
     needs: tuple[Path, ...] = ()
     # An empty folder to hold them while their parents are covered.
     hold: Path | None = None
@@ -32,7 +33,7 @@ class Confinement:
     def start(
         self, command: list[str], *, environment: dict[str, str], log: Path, folder: Path
     ) -> subprocess.Popen[bytes]:
-        """Starts `command` with exactly this environment in `folder`; its output goes to the file `log`."""
+        """Starts `command` in `folder` with exactly this environment; `log` gets its output."""
         with log.open("ab") as output:
             # The demo has no threads, so running Python between fork and exec is safe.
             return subprocess.Popen(
@@ -42,7 +43,7 @@ class Confinement:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                preexec_fn=self._enter(),
+                preexec_fn=self._enter(),  # noqa: PLW1509
             )
 
     def _enter(self) -> Callable[[], None]:
@@ -52,7 +53,7 @@ class Confinement:
             if self.cgroup is not None:
                 self.cgroup.procs.write_text("0")
             if self.uid is not None:
-                folder = os.getcwd()
+                folder = Path.cwd()
                 if covers:
                     _reveal(covers, self.hold)
                 os.setgroups([])

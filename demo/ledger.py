@@ -54,7 +54,7 @@ class Ledger:
         self.entries.append(entry)
 
     def hand_over(self, to: Payer) -> float:
-        """Moves every charge to another payer, as the node driver does when a pod leaves; returns milliseconds."""
+        """Moves every charge to another payer, as a pod leaves; returns milliseconds."""
         started = time.perf_counter()
         self._vineyard("recharge", "--to", str(to.socket))
         return (time.perf_counter() - started) * 1e3

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cgroups import Cgroup, NoCgroup
+from cgroups import Cgroup, NoCgroupError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the demo may work. `cgroup` is None where nobody can be billed, and `no_bill` says why."""
+    """Where the demo may work. `cgroup` is None where nobody is billed; `no_bill` says why."""
 
     work: Path
     volume: Path
@@ -32,7 +32,7 @@ class Machine:
 
 @contextlib.contextmanager
 def prepare(volume_bytes: int) -> Iterator[Machine]:
-    """Makes a work folder, a volume of its own and a cgroup to put pods in; removes all of it at the end."""
+    """Makes a work folder, a volume and a cgroup to put pods in; removes them at the end."""
     with contextlib.ExitStack() as stack:
         work = Path(tempfile.mkdtemp(prefix="vineyard-demo-", dir="/tmp"))
         stack.callback(shutil.rmtree, work, ignore_errors=True)
@@ -46,7 +46,7 @@ def prepare(volume_bytes: int) -> Iterator[Machine]:
                 stack.callback(cgroup.remove)
                 _mount(volume, volume_bytes)
                 stack.callback(subprocess.run, ["umount", str(volume)], check=True)
-            except (NoCgroup, OSError, subprocess.CalledProcessError) as error:
+            except (NoCgroupError, OSError, subprocess.CalledProcessError) as error:
                 no_bill = str(error)
                 cgroup = None
         if cgroup is None:
@@ -77,12 +77,16 @@ def binary(name: str) -> Path:
 def describe() -> str:
     """One line about the machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return f"{os.cpu_count()} cores, {memory / 2**30:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()}"
+    system = f"Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{os.cpu_count()} cores, {memory / 2**30:.0f} GiB, {system}"
 
 
 def _no_root() -> str | None:
     if os.geteuid() != 0:
-        return f"uid {os.geteuid()} may make neither cgroups nor mounts, nor read who is charged: run it as root to see the bill"
+        return (
+            f"uid {os.geteuid()} may make neither cgroups nor mounts, nor read who is charged; "
+            "run it as root to see the bill"
+        )
     if not os.access("/proc/kpagecgroup", os.R_OK):
         return "/proc/kpagecgroup cannot be read: the kernel does not tell who is charged"
     return None
@@ -96,6 +100,7 @@ def _mount(volume: Path, size: int) -> None:
             ["mount", "-t", "tmpfs", "-o", options + more, volume.parent.name, str(volume)],
             capture_output=True,
             text=True,
+            check=False,
         )
         if mounted.returncode == 0:
             return

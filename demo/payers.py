@@ -17,7 +17,7 @@ _START_SECONDS = 20
 _STOP_SECONDS = 10
 
 
-class PayerFailed(Exception):
+class PayerError(Exception):
     """The sidecar did not start; the message has the end of its output."""
 
 
@@ -48,11 +48,11 @@ class Payer:
         while not self.socket.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise PayerFailed(f"the sidecar in {folder} did not start:\n{log.read_text()}")
+                raise PayerError(f"the sidecar in {folder} did not start:\n{log.read_text()}")
             time.sleep(0.005)
 
     def stop(self) -> None:
-        """Ends the process, as kubelet does when the task is done. What it has paid for stays on its bill."""
+        """Ends the process, as kubelet does. What it has paid for stays on its bill."""
         if self._process.poll() is None:
             self._process.terminate()
             try:

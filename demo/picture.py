@@ -14,7 +14,7 @@ _PARTS = {"put": "#2f6f4f", "get": "#7fb685", "first read": "#d9c27e"}
 
 
 def draw(results: list[Result], subtitle: str, path: Path) -> None:
-    """Draws one bar per variant: milliseconds in put, get and the first read. The suffix of `path` is the format."""
+    """Draws a bar per variant: put, get, first read. The suffix of `path` is the format."""
     plt.rcParams.update(
         {
             "font.family": "DejaVu Sans",

@@ -1,4 +1,4 @@
-"""A pod: a container for the task and a sidecar that pays for what the task puts, each with a memory limit."""
+"""A pod: a container for the task and a sidecar that pays for what it puts, each with a limit."""
 
 import os
 import shutil
@@ -15,13 +15,13 @@ from payers import OVERHEAD, Payer
 PROJECT = REPOSITORY / "demo" / "pipeline"
 
 
-class PodFailed(Exception):
+class PodError(Exception):
     """The task of a pod failed; the message has the end of its output."""
 
 
 @dataclass
 class Outcome:
-    """What a pod needed: seconds, most bytes charged to each container, processes killed for lack of memory."""
+    """What a pod needed: seconds, most bytes charged to each container, processes killed."""
 
     seconds: float = 0.0
     app_peak: int | None = None
@@ -108,7 +108,7 @@ class Pod:
         if status != 0:
             killed = ", killed for lack of memory" if self.outcome.oom_kills else ""
             end = "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
-            raise PodFailed(
+            raise PodError(
                 f"the task of pod {self.name} ended with status {status}{killed}:\n{end}"
             )
 

@@ -74,41 +74,20 @@ class Record:
 
     @property
     def handover_ms(self) -> float:
-        """What it costs to get every value from its producer into the hands of its consumers, read once."""
+        """What it takes to get every value from its producer to its consumers, read once."""
         return self.put_ms + self.get_ms + self.read_ms
 
     def add(self, path: Path) -> None:
-        """Adds the events in one file. Values that are the pipeline's own input or result are no hand-over."""
-        puts: dict[str, dict[str, Any]] = {}
+        """Adds the events in one file. The report is the pipeline's result and no hand-over."""
         for line in path.read_text().splitlines():
             event = json.loads(line)
             if event["event"] == "node":
                 self.nodes[event["node"]] = event["ms"]
-            elif event["event"] == "put":
-                puts[event["dataset"]] = event
-            else:
-                self._got(event, puts)
-        # Nobody has got these yet; the next file may tell that somebody did.
-        for name, event in puts.items():
-            self._handover(name, event)
-
-    def _got(self, event: dict[str, Any], puts: dict[str, dict[str, Any]]) -> None:
-        name = event["dataset"]
-        if name in puts:
-            self._handover(name, puts.pop(name))
-        get = Get(
-            event["node"],
-            event["ms"],
-            event["read_ms"],
-            event["bytes"],
-            event["bytes"] - event["inline"],
-            event["shared"],
-        )
-        self.handovers[name].gets.append(get)
-
-    def _handover(self, name: str, event: dict[str, Any]) -> None:
-        if name != "report":
-            self.handovers[name] = Handover(name, event["node"], event["bytes"], event["ms"])
+            elif event["event"] == "put" and event["dataset"] != "report":
+                name = event["dataset"]
+                self.handovers[name] = Handover(name, event["node"], event["bytes"], event["ms"])
+            elif event["event"] == "get":
+                self.handovers[event["dataset"]].gets.append(_get(event))
 
     def table(self) -> str:
         """One line per consumer of each dataset."""
@@ -130,3 +109,10 @@ class Record:
         return table(
             ["dataset", "hand-over", ">bytes", ">put ms", ">get ms", ">read ms", "zero-copy"], rows
         )
+
+
+def _get(event: dict[str, Any]) -> Get:
+    buffers = event["bytes"] - event["inline"]
+    return Get(
+        event["node"], event["ms"], event["read_ms"], event["bytes"], buffers, event["shared"]
+    )

@@ -21,12 +21,12 @@ class Task:
     inputs: frozenset[str]
     outputs: frozenset[str]
     uid: int
-    # Memory limit of its container, and the bytes that it may put, as its pod's annotation would say.
+    # Memory limit of its container, and the bytes that it may put: the pod's annotation.
     limit: int
     writes: int
 
 
-# Per task: memory of Python, pandas and the computing itself, then bytes written; MiB for one year of flights.
+# MiB for one year of flights: memory of Python, pandas and the computing; then what is put.
 _NEEDS = {
     "load": (640, 96),
     "clean": (640, 64),

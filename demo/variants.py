@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import select
 import shutil
 import socket
@@ -27,10 +26,10 @@ class Variant:
 
     name: str
     title: str
-    # A pod per task, or one pod for all of them.
-    per_task: bool
     # Through a volume, and so with a sidecar.
-    vineyard: bool
+    vineyard: bool = False
+    # A pod per task, or one pod for all of them.
+    per_task: bool = False
     # What `kedro run` is given.
     arguments: tuple[str, ...] = ()
     # Parameters of the pipeline, for the catalog.
@@ -81,7 +80,7 @@ def run_pod_per_task(
     scale: int,
     after_task: Callable[[Pod, list[Task], list[Task]], None] | None = None,
 ) -> Result:
-    """Runs every node in a pod of its own, one after the other. `after_task` gets the pod, the tasks that are done, and all."""
+    """Runs every node in a pod of its own; `after_task` gets it, the tasks done so far, and all."""
     every = tasks(scale)
     done: list[Task] = []
     result = Result(variant)
@@ -146,7 +145,7 @@ def _run_stepwise(pod: Pod, arguments: list[str], after_node: Callable[[Pod, str
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
         path.chmod(0o777)
-        os.chmod(pod.folder, 0o755)
+        pod.folder.chmod(0o755)
         listener.listen()
         process = pod.start(*arguments)
         while process.poll() is None:

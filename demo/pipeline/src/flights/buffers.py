@@ -1,4 +1,4 @@
-"""Where the bytes of a value are: found by pickling it without copying, checked against the process's own mappings."""
+"""Where the bytes of a value are, by their addresses in this process."""
 
 import ctypes
 import io
@@ -47,7 +47,7 @@ class Buffers(pickle.Pickler):
         return total
 
     def reducer_override(self, obj: Any) -> Any:
-        """Leaves out the bytes of arrays that pickle would copy into its stream, and of Arrow buffers."""
+        """Notes arrays that pickle would copy into its stream, and Arrow buffers."""
         if isinstance(obj, np.ndarray) and not obj.dtype.hasobject:
             return self._noted(*_span(obj))
         if isinstance(obj, pa.Buffer):

@@ -17,8 +17,9 @@ from flights.buffers import Buffers
 class Recorder:
     """Appends one JSON line per event to the file `DEMO_RECORD`; without it, does nothing.
 
-    Events: `put`, `get` (milliseconds, bytes, bytes in mappings of the volume `DEMO_VOLUME`) and `node` (milliseconds of computing).
-    When a node is done and its inputs are released, says so to the socket `DEMO_STEPS` and waits for the answer.
+    Events: `put` and `get` (milliseconds, bytes, of those in mappings of the volume `DEMO_VOLUME`),
+    `node` (milliseconds of computing). When a node is done and its inputs are released, says so to
+    the socket `DEMO_STEPS` and waits for the answer.
     """
 
     def __init__(self) -> None:
@@ -85,7 +86,7 @@ class Recorder:
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._record is not None:
-            with open(self._record, "a") as record:
+            with Path(self._record).open("a") as record:
                 record.write(json.dumps(line) + "\n")
 
     def _step(self, node: str | None) -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 def clean(
     flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Returns flights that arrived, one weather row per origin and hour, and planes with plausible years."""
+    """Returns flights that arrived, one weather row per place and hour, and plausible planes."""
     arrived = flights.dropna(subset=["dep_delay", "arr_delay"]).reset_index(drop=True)
     arrived = arrived.astype(
         {
@@ -37,9 +37,7 @@ def clean(
     ]
     weather[readings] = weather.groupby("origin")[readings].ffill(limit=6)
     weather["wind_gust"] = weather["wind_gust"].fillna(weather["wind_speed"])
-    weather = weather[["origin", "departs", *readings]].astype(
-        dict.fromkeys(readings, "float32")
-    )
+    weather = weather[["origin", "departs", *readings]].astype(dict.fromkeys(readings, "float32"))
     weather["origin"] = pd.Categorical(weather["origin"], arrived["origin"].cat.categories)
 
     planes = planes.rename(columns={"year": "built"})

@@ -4,15 +4,15 @@ import numpy as np
 import pandas as pd
 
 NUMBERS = [
-    "distance", "temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib",
-    "engines", "seats", "lat", "lon", "alt", "departures", "queue",
+    "distance", "temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip",
+    "pressure", "visib", "engines", "seats", "lat", "lon", "alt", "departures", "queue",
 ]  # fmt: skip
 LABELS = ["late", "arr_delay"]
 LATE_MINUTES = 15
 
 
 def features(journeys: pd.DataFrame, first_test_month: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Returns the training set and the test set (the months from `first_test_month` on), the labels last."""
+    """Returns training and test set (from `first_test_month` on), the labels last."""
     columns = _columns(journeys)
     names = list(columns)
     test = (journeys["month"] >= first_test_month).to_numpy()

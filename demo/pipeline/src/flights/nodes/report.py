@@ -10,7 +10,7 @@ from flights.nodes.train import Model
 
 
 def report(test_set: pd.DataFrame, late_model: Model, delay_model: Model) -> dict[str, Any]:
-    """Returns the metrics of both models, and the share of late flights of each carrier, observed and predicted."""
+    """Returns the metrics of both models, and how late each carrier is, observed and predicted."""
     matrix = test_set.iloc[:, : -len(LABELS)].to_numpy()
     late = test_set["late"].to_numpy()
     delay = test_set["arr_delay"].to_numpy()
