@@ -69,8 +69,8 @@ def _one_pod(here: Machine, ledger: Ledger, scale: int) -> Result:
 def _pod_per_task(here: Machine, ledger: Ledger, scale: int) -> Result:
     print(title("2. A pod per task"))
     print(
-        "  Each is a container with a uid and a memory limit of its own, and a sidecar (uid 65534)\n"
-        "  with an allowance: the bytes that its task may put.\n"
+        "  Each is a container with a uid and a memory limit of its own, and a sidecar (uid 65534)"
+        "\n  with an allowance: the bytes that its task may put.\n"
     )
     first = len(ledger.entries)
     folder = here.work / "retainer"
@@ -139,7 +139,8 @@ def _conclude(results: list[Result], ledger: Ledger, arguments: argparse.Namespa
     print(
         f"  The models, on {report['flights']:,} flights that they have not seen: AUC "
         f"{report['late_auc']} for being late, mean error "
-        f"{report['delay_mean_absolute_error_minutes']} minutes; the same in all {len(results)} runs."
+        f"{report['delay_mean_absolute_error_minutes']} minutes; the same in all "
+        f"{len(results)} runs."
     )
     if ledger.entries:
         print(
