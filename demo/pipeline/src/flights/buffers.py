@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 # Smaller buffers are counted as part of the pickle stream.
@@ -15,13 +16,17 @@ SMALL_BYTES = 512
 
 
 class Buffers(pickle.Pickler):
-    """Collects address and length of every buffer of a value, each once."""
+    """Collects address and length of every buffer of a value, each once.
+
+    It pickles the value, but notes arrays, columns and buffers instead of copying them.
+    """
 
     def __init__(self, value: Any) -> None:
         self._stream = io.BytesIO()
-        super().__init__(self._stream, protocol=5, buffer_callback=self._out_of_band)
+        super().__init__(self._stream, protocol=5)
         self.spans: dict[int, int] = {}
         self.dump(value)
+        # Bytes that are no buffer: types, names, settings, small arrays.
         self.inline = self._stream.tell()
 
     @property
@@ -42,33 +47,38 @@ class Buffers(pickle.Pickler):
         """Reads every byte once, as a program that uses the value would."""
         total = 0
         for address, size in self.spans.items():
-            words = (ctypes.c_uint64 * (size // 8)).from_address(address)
+            words = memoryview((ctypes.c_uint64 * (size // 8)).from_address(address)).cast("B")
             total ^= int(np.bitwise_xor.reduce(np.frombuffer(words, dtype=np.uint64), initial=0))
         return total
 
     def reducer_override(self, obj: Any) -> Any:
-        """Notes arrays that pickle would copy into its stream, and Arrow buffers."""
-        if isinstance(obj, np.ndarray) and not obj.dtype.hasobject:
-            return self._noted(*_span(obj))
-        if isinstance(obj, pa.Buffer):
-            return self._noted(obj.address, obj.size)
+        """Notes what has buffers, and leaves its bytes out of the stream."""
+        if isinstance(obj, pd.DataFrame):
+            for number in range(obj.shape[1]):
+                self._column(obj.iloc[:, number])
+            return list, (list(obj.columns),)
+        if isinstance(obj, pd.Series):
+            self._column(obj)
+            return int, ()
+        if isinstance(obj, np.ndarray) and not obj.dtype.hasobject and obj.nbytes >= SMALL_BYTES:
+            self._array(obj)
+            return int, ()
         return NotImplemented
 
-    def _noted(self, address: int, size: int) -> Any:
-        if size < SMALL_BYTES:
-            return NotImplemented
-        self.spans[address] = max(size, self.spans.get(address, 0))
-        return int, ()
+    def _column(self, column: pd.Series) -> None:
+        if isinstance(column.dtype, pd.CategoricalDtype):
+            self._array(column.array.codes)
+        elif isinstance(column.dtype, np.dtype):
+            self._array(column.to_numpy())
+        else:
+            array = pa.array(column.array)
+            for chunk in array.chunks if isinstance(array, pa.ChunkedArray) else [array]:
+                for buffer in filter(None, chunk.buffers()):
+                    self.spans[buffer.address] = buffer.size
 
-    def _out_of_band(self, buffer: pickle.PickleBuffer) -> bool:
-        with buffer.raw() as raw:
-            array = np.frombuffer(raw, dtype=np.uint8)
-        return self._noted(*_span(array)) is NotImplemented
-
-
-def _span(array: np.ndarray) -> tuple[int, int]:
-    low, high = np.lib.array_utils.byte_bounds(array)
-    return low, high - low
+    def _array(self, array: np.ndarray) -> None:
+        low, high = np.lib.array_utils.byte_bounds(array)
+        self.spans[low] = high - low
 
 
 def _mappings(directory: Path) -> Iterator[tuple[int, int]]:
