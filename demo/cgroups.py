@@ -40,10 +40,7 @@ class Cgroup:
             _, target, kind, options, *_ = line.split()
             if kind == "cgroup" and "memory" in options.split(","):
                 return cls(Path(target), 1)
-            if (
-                kind == "cgroup2"
-                and "memory" in (Path(target) / "cgroup.controllers").read_text().split()
-            ):
+            if kind == "cgroup2" and "memory" in (Path(target) / "cgroup.controllers").read_text().split():
                 return cls(Path(target), 2)
         raise NoCgroupError("no memory cgroup controller is mounted")
 
@@ -51,10 +48,7 @@ class Cgroup:
         """Makes a child, with a limit in bytes."""
         child = Cgroup(self.path / name, self.version)
         try:
-            if (
-                self.version == 2
-                and "memory" not in (self.path / "cgroup.subtree_control").read_text().split()
-            ):
+            if self.version == 2 and "memory" not in (self.path / "cgroup.subtree_control").read_text().split():
                 (self.path / "cgroup.subtree_control").write_text("+memory")
             child.path.mkdir()
             if limit is not None:

@@ -75,9 +75,7 @@ def _covers(needs: tuple[Path, ...]) -> dict[Path, list[Path]]:
     """Which closed folders to cover, and what to show below each."""
     covers: dict[Path, list[Path]] = {}
     for need in needs:
-        closed = [
-            parent for parent in reversed(need.parents) if not parent.stat().st_mode & stat.S_IXOTH
-        ]
+        closed = [parent for parent in reversed(need.parents) if not parent.stat().st_mode & stat.S_IXOTH]
         if closed:
             covers.setdefault(closed[0], []).append(need)
     return covers
@@ -101,12 +99,8 @@ def _reveal(covers: dict[Path, list[Path]], hold: Path | None) -> None:
             (hold / str(number)).rmdir()
 
 
-def _mount(
-    source: str, target: Path, kind: str | None, flags: int, options: str | None = None
-) -> None:
-    encoded = [
-        None if text is None else text.encode() for text in (source, str(target), kind, options)
-    ]
+def _mount(source: str, target: Path, kind: str | None, flags: int, options: str | None = None) -> None:
+    encoded = [None if text is None else text.encode() for text in (source, str(target), kind, options)]
     _call("mount", encoded[0], encoded[1], encoded[2], ctypes.c_ulong(flags), encoded[3])
 
 

@@ -42,9 +42,7 @@ class Ledger:
         self._retainer = retainer
         self.entries: list[Entry] = []
 
-    def look(
-        self, step: str, moment: str, sidecar: Cgroup | None, moved_ms: float | None = None
-    ) -> None:
+    def look(self, step: str, moment: str, sidecar: Cgroup | None, moved_ms: float | None = None) -> None:
         """Surveys the volume and notes who is charged."""
         if self._machine.cgroup is None:
             return

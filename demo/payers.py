@@ -24,9 +24,7 @@ class PayerError(Exception):
 class Payer:
     """A running sidecar in a cgroup of its own, with an allowance in bytes."""
 
-    def __init__(
-        self, machine: Machine, folder: Path, cgroup: Cgroup | None, allowance: int
-    ) -> None:
+    def __init__(self, machine: Machine, folder: Path, cgroup: Cgroup | None, allowance: int) -> None:
         self.cgroup = cgroup
         self.socket = folder / "vineyard.sock"
         folder.mkdir()

@@ -84,9 +84,7 @@ class Pod:
                 "VINEYARD_SOCKET": str(self._payer.socket),
             }
         needs = (*python_folders(), REPOSITORY / "demo")
-        confinement = Confinement(
-            self.app, self.uid if self.machine.uids else None, needs, self.folder / "hold"
-        )
+        confinement = Confinement(self.app, self.uid if self.machine.uids else None, needs, self.folder / "hold")
         command = [sys.executable, "-m", "kedro", "run", *arguments]
         return confinement.start(command, environment=environment, log=self.log, folder=PROJECT)
 
@@ -108,9 +106,7 @@ class Pod:
         if status != 0:
             killed = ", killed for lack of memory" if self.outcome.oom_kills else ""
             end = "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
-            raise PodError(
-                f"the task of pod {self.name} ended with status {status}{killed}:\n{end}"
-            )
+            raise PodError(f"the task of pod {self.name} ended with status {status}{killed}:\n{end}")
 
     def stop(self) -> None:
         """Ends the sidecar. What it paid for stays on the pod's bill."""

@@ -106,13 +106,9 @@ class Record:
                         get.zero_copy,
                     ]
                 )
-        return table(
-            ["dataset", "hand-over", ">bytes", ">put ms", ">get ms", ">read ms", "zero-copy"], rows
-        )
+        return table(["dataset", "hand-over", ">bytes", ">put ms", ">get ms", ">read ms", "zero-copy"], rows)
 
 
 def _get(event: dict[str, Any]) -> Get:
     buffers = event["bytes"] - event["inline"]
-    return Get(
-        event["node"], event["ms"], event["read_ms"], event["bytes"], buffers, event["shared"]
-    )
+    return Get(event["node"], event["ms"], event["read_ms"], event["bytes"], buffers, event["shared"])

@@ -14,9 +14,7 @@ from variants import (
 )
 
 _IN_MEMORY = Variant("memory", "Kedro in memory, one pod")
-_PARALLEL = Variant(
-    "parallel", "Kedro ParallelRunner, one pod", arguments=("--runner", "ParallelRunner")
-)
+_PARALLEL = Variant("parallel", "Kedro ParallelRunner, one pod", arguments=("--runner", "ParallelRunner"))
 _OUR_PARALLEL = Variant(
     "runner-parallel",
     "Vineyard ParallelRunner, one pod",

