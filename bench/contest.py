@@ -61,7 +61,9 @@ class Contestant:
         self.logs = environment.CACHE / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         # Below /tmp and short: the path of a Unix socket has 107 bytes.
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="vyb-", dir="/tmp", ignore_cleanup_errors=True))
+        scratch = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="vyb-", dir="/tmp", ignore_cleanup_errors=True)
+        )
         self.memory = stack.enter_context(environment.memory(setting, capacity))
         billed = setting == "ours-billed"
         site = servers.Site(
@@ -69,7 +71,7 @@ class Contestant:
             scratch=Path(scratch),
             memory=self.memory,
             logs=self.logs,
-            sidecar=environment.newest("target/*/release/vineyard-sidecar", "target/release/vineyard-sidecar"),
+            sidecar=environment.sidecar(),
             cgroup=stack.enter_context(environment.cgroup("payer")) if billed else None,
             capacity=capacity * 3 // 4,
         )

@@ -60,6 +60,11 @@ def newest(*patterns: str) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
+def sidecar() -> Path | None:
+    """Our sidecar, static or not."""
+    return newest("target/*/release/vineyard-sidecar", "target/release/vineyard-sidecar")
+
+
 def versions(peer: str) -> str:
     """The pinned requirements of a peer, for the page."""
     lines = (PEERS / peer / "requirements.txt").read_text().split()

@@ -1,4 +1,4 @@
-"""Prints the milliseconds that a fresh process needs to open, map and sum the file it is given: no store can be faster."""
+"""Prints the milliseconds that a fresh process needs to open, map and sum a file: no store can be faster."""
 
 import mmap
 import os

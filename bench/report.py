@@ -6,6 +6,7 @@ from typing import Any
 
 from targets import figure, limit, verdicts
 
+NONE = "\u2013"
 COLUMNS = ("ours", "ours-billed", "files", "files-pickle", "ray", "redis", "reference", "s3")
 
 # label, workload, metric, digits of precision
@@ -29,8 +30,8 @@ ROWS = (
     ("… of it attach, ms", "fresh", "attach_ms"),
     ("put DataFrame 1e6 x 10 float64, ms", "frame", "put_ms"),
     ("get DataFrame 1e6 x 10 float64, ms", "frame", "get_ms"),
-    ("put {\"a\": 256 MiB array}, ms", "nested", "put_ms"),
-    ("get {\"a\": 256 MiB array}, ms", "nested", "get_ms"),
+    ('put {"a": 256 MiB array}, ms', "nested", "put_ms"),
+    ('get {"a": 256 MiB array}, ms', "nested", "get_ms"),
     ("put list of 1,000 1 KB arrays, ms", "list", "put_ms"),
     ("get list of 1,000 1 KB arrays, ms", "list", "get_ms"),
     ("put 3e6 object strings, ms", "strings", "put_ms"),
@@ -51,7 +52,7 @@ ROWS = (
 def number(value: float | None) -> str:
     """Three significant digits, no exponent."""
     if value is None:
-        return "–"
+        return NONE
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
@@ -74,7 +75,7 @@ def peers_table(run: dict[str, Any]) -> str:
         for setting in present:
             value = figure(run, workload, setting, name)
             cells.append(number(value / 1e3 if thousands and value is not None else value))
-        if any(cell != "–" for cell in cells):
+        if any(cell != NONE for cell in cells):
             best = [figure(run, workload, s, name) for s in present]
             found = [value for value in best if value is not None]
             winner = max(found) if thousands or name.endswith("_gbps") else min(found)
@@ -94,11 +95,11 @@ def targets_table(run: dict[str, Any]) -> str:
         def cell(required: float | None, verdict: Any = verdict, sign: str = sign, scale: float = scale) -> str:
             missed = verdict.missed(required)
             if required is None or missed is None:
-                return "–"
+                return NONE
             word = "met" if missed <= 1 else f"**missed x{missed:.2f}**"
             return f"{sign} {number(required / scale)}: {word}"
 
-        peer = "–"
+        peer = NONE
         if verdict.best_peer:
             peer = f"{number(verdict.best_peer[1] / scale)} {verdict.best_peer[0]}"
         rows.append(

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """`make bench`: this store against its peers, everything in one run on one machine.
 
-Every peer runs in a virtual environment of its own below .cache/bench, its server on loopback or a Unix socket, its data
-in a tmpfs of its own. Rounds are interleaved: each workload visits every peer before its next round begins.
+Every peer runs in a virtual environment of its own below .cache/bench, its server on loopback or a Unix socket, its
+data in a tmpfs of its own. Rounds are interleaved: each workload visits every peer before its next round begins.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import handover
 import plan
 import report
 from contest import SETTINGS, Contestant, Results
-from servers import Missing
+from servers import MissingError
 from session import PeerError
 
 
@@ -62,10 +62,7 @@ def limits(quick: bool) -> dict[str, Any]:
         command = [str(program), str(place), "64" if quick else "1024"]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         floor = [str(python), str(Path(__file__).with_name("floor.py")), str(place / "huge")]
-        times = [
-            float(subprocess.run(floor, check=True, capture_output=True, text=True).stdout)
-            for _ in range(5)
-        ]
+        times = [float(subprocess.run(floor, check=True, capture_output=True, text=True).stdout) for _ in range(5)]
     return {**found, "fresh_floor_ms": sorted(times)[2]}
 
 
@@ -79,14 +76,14 @@ def measure(given: argparse.Namespace, results: Results) -> None:
         for setting in chosen(given.only, list(SETTINGS)):
             try:
                 if setting.startswith("ours") and wheel is None:
-                    raise Missing("no wheel in target/wheels: `make wheel`")
+                    raise MissingError("no wheel in target/wheels: `make wheel`")
                 contestants.append(Contestant(setting, stack, given.capacity << 30, wheel))
-            except (Missing, PeerError, subprocess.CalledProcessError) as reason:
+            except (MissingError, PeerError, subprocess.CalledProcessError) as reason:
                 print(f"without {setting}: {reason}", file=sys.stderr)
                 results.miss("all", setting, str(reason))
         for name in names:
             if name == "handover":
-                handover.measure(sizes.million, results)
+                handover.measure(sizes, given.capacity << 30, wheel, results)
                 continue
             for turn in range(min(given.rounds, plan.FEWER_ROUNDS.get(name, given.rounds))):
                 for contestant in contestants:

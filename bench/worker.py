@@ -46,7 +46,7 @@ def main() -> None:
         reply: dict[str, Any]
         try:
             reply = {"result": getattr(client, request["call"])(**request["args"])}
-        except workloads.Unsupported as reason:
+        except workloads.UnsupportedError as reason:
             reply = {"unsupported": str(reason)}
         except Exception as error:  # the driver reports it and goes on
             traceback.print_exc()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 now = time.perf_counter_ns
 
 
-class Unsupported(Exception):
+class UnsupportedError(Exception):
     """This peer cannot do that."""
 
 
@@ -178,7 +178,7 @@ class Client:
     def create(self, size: int, count: int) -> dict[str, Any]:
         """Creates and seals objects of `size` bytes in place, without filling them, and drops each."""
         if not hasattr(self.store, "create"):
-            raise Unsupported("no creation in place")
+            raise UnsupportedError("no creation in place")
         created, sealed = [], []
         for _ in range(count):
             start = now()
@@ -219,7 +219,7 @@ class Client:
     def mass_put(self, tag: str, count: int, together: bool) -> dict[str, Any]:
         """Puts `count` 1 KiB arrays, one by one or by `put_many` in batches of 10,000."""
         if together and not hasattr(self.store, "put_many"):
-            raise Unsupported("no put of many values in one call")
+            raise UnsupportedError("no put of many values in one call")
         handles, spent = self.held.setdefault(tag, []), 0
         for begin in range(0, count, 10_000):
             batch = [values.small(i) for i in range(begin, min(begin + 10_000, count))]

@@ -1,4 +1,7 @@
+# ruff: noqa: PTH
 """Plain files on tmpfs, the way a careful user writes them: under a temporary name, then renamed.
+
+No pathlib in what is timed: a `Path` would cost a plain file several microseconds.
 
 `format: pickle5` keeps buffers out of band and maps them on get; `format: pickle` is what `pickle.dump` does.
 """

@@ -1,4 +1,4 @@
-"""This store: unnamed objects, as the peers' are. `Volume.put` with a name costs one symlink more; plain files have one."""
+"""This store, with unnamed objects as the peers' are; a name would cost a symlink more."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Store:
     """A volume."""
 
     def __init__(self, place: dict[str, Any]) -> None:
-        self.volume = vineyard.attach(place["volume"], place.get("socket"))
+        self.volume = vineyard.Volume(place["volume"], place.get("socket"))
         self.put = self.volume.put
         self.get = self.volume.get
         self.kinds: dict[str, str] = {}

@@ -10,7 +10,7 @@ from typing import Any
 # The name is Ray's; it keeps the driver on 127.0.0.1, where the cluster listens.
 os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
-import ray  # noqa: E402
+import ray
 
 
 @ray.remote(num_cpus=0)
