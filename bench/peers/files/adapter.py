@@ -1,4 +1,4 @@
-# ruff: noqa: PTH
+# ruff: noqa: PTH104, PTH108, PTH123
 """Plain files on tmpfs, the way a careful user writes them: under a temporary name, then renamed.
 
 No pathlib in what is timed: a `Path` would cost a plain file several microseconds.
