@@ -143,3 +143,10 @@ def markdown(run: dict[str, Any]) -> str:
     if reasons:
         parts += ["Without a figure:", "\n".join(reasons)]
     return "\n\n".join(parts) + "\n"
+
+
+def on_page(page: str, tables: str) -> str:
+    """The page with everything between its two marks replaced."""
+    begin, end = "<!-- bench: begin -->", "<!-- bench: end -->"
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n\n{tables}\n{end}{rest.split(end)[1]}"

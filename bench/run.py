@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="rounds of every workload (default 3)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every sample to FILE; - is standard output")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write the tables to FILE too")
+    parser.add_argument("--page", metavar="FILE", type=Path, help="put the tables between the marks of this page")
     parser.add_argument("--wheel", type=Path, help="our wheel (default: the newest in target/wheels)")
     parser.add_argument("--capacity", type=int, default=8, metavar="GIB", help="of each store (default 8)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round, ours and files: a smoke test")
@@ -121,6 +122,8 @@ def main() -> None:
         sys.stdout.write(encoded) if str(given.json) == "-" else given.json.write_text(encoded)
     if given.markdown:
         given.markdown.write_text(text)
+    if given.page:
+        given.page.write_text(report.on_page(given.page.read_text(), text))
     if str(given.json) != "-":
         print(text)
 
