@@ -113,8 +113,11 @@ soak: ## Runs the long property and fault tests (an hour or so)
 	VINEYARD_SOAK=1 cargo test --locked --release -p vineyard-tests -- --nocapture
 
 .PHONY: deny
-deny: ## Checks licences and duplicate versions of the dependencies (needs cargo-deny)
-	cargo deny --locked check bans licenses sources
+deny: .cache/bin/cargo-deny ## Checks licences and sources of the dependencies (builds cargo-deny on first use)
+	.cache/bin/cargo-deny --locked check bans licenses sources
+
+.cache/bin/cargo-deny:
+	cargo install --quiet --locked --root .cache cargo-deny@0.20.2
 
 # ------------------------------------------------------------------------------------------ show, tidy
 
