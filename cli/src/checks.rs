@@ -23,6 +23,8 @@ pub(crate) enum Status {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Check {
     pub(crate) area: &'static str,
+    /// Stable for programs.
+    pub(crate) name: &'static str,
     pub(crate) status: Status,
     /// What was found.
     pub(crate) found: String,
@@ -31,42 +33,39 @@ pub(crate) struct Check {
     pub(crate) advice: Option<String>,
 }
 
-impl Check {
+/// The checks of one area.
+#[derive(Debug)]
+struct Area(&'static str);
+
+impl Area {
     /// As it should be.
-    pub(crate) fn ok(area: &'static str, found: impl Into<String>) -> Self {
-        Self {
-            area,
-            status: Status::Ok,
-            found: found.into(),
-            advice: None,
-        }
+    fn ok(&self, name: &'static str, found: impl Into<String>) -> Check {
+        self.check(name, Status::Ok, found, None)
     }
 
     /// Works less well.
-    pub(crate) fn note(
-        area: &'static str,
-        found: impl Into<String>,
-        advice: impl Into<String>,
-    ) -> Self {
-        Self {
-            area,
-            status: Status::Note,
-            found: found.into(),
-            advice: Some(advice.into()),
-        }
+    fn note(&self, name: &'static str, found: impl Into<String>, advice: &str) -> Check {
+        self.check(name, Status::Note, found, Some(advice))
     }
 
     /// Does not work.
-    pub(crate) fn problem(
-        area: &'static str,
+    fn problem(&self, name: &'static str, found: impl Into<String>, advice: &str) -> Check {
+        self.check(name, Status::Problem, found, Some(advice))
+    }
+
+    fn check(
+        &self,
+        name: &'static str,
+        status: Status,
         found: impl Into<String>,
-        advice: impl Into<String>,
-    ) -> Self {
-        Self {
-            area,
-            status: Status::Problem,
+        advice: Option<&str>,
+    ) -> Check {
+        Check {
+            area: self.0,
+            name,
+            status,
             found: found.into(),
-            advice: Some(advice.into()),
+            advice: advice.map(str::to_owned),
         }
     }
 }

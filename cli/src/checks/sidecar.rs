@@ -4,16 +4,16 @@ use std::path::Path;
 
 use vineyard_charge::RemotePayer;
 
-use super::Check;
+use super::{Area, Check};
 use crate::bytes::human;
 
-const AREA: &str = "sidecar";
+const AREA: Area = Area("sidecar");
 
 /// Checks the payer behind the socket.
 pub(crate) fn checks(socket: Option<&Path>) -> Vec<Check> {
     let Some(socket) = socket else {
-        return vec![Check::note(
-            AREA,
+        return vec![AREA.note(
+            "socket",
             "no socket is named",
             "Whoever puts is charged for it himself. Name one with --socket or VINEYARD_SOCKET.",
         )];
@@ -23,11 +23,7 @@ pub(crate) fn checks(socket: Option<&Path>) -> Vec<Check> {
         Ok(usage) => usage,
         Err(error) => {
             let advice = "Start it, or look at the mode of the socket and of its directory.";
-            return vec![Check::problem(
-                AREA,
-                format!("{}: {error}", socket.display()),
-                advice,
-            )];
+            return vec![AREA.problem("socket", format!("{}: {error}", socket.display()), advice)];
         }
     };
     let found = format!(
@@ -39,7 +35,7 @@ pub(crate) fn checks(socket: Option<&Path>) -> Vec<Check> {
     if usage.spent_bytes >= usage.allowance_bytes {
         let advice =
             "Nothing more can be put: remove what this pod has put, or raise its --allowance.";
-        return vec![Check::problem(AREA, found, advice)];
+        return vec![AREA.problem("allowance", found, advice)];
     }
-    vec![Check::ok(AREA, found)]
+    vec![AREA.ok("allowance", found)]
 }

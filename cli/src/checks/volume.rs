@@ -3,14 +3,13 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use nix::unistd::{AccessFlags, access};
 use vineyard_store::{Options, Usage, Volume};
 
-use super::Check;
+use super::{Area, Check};
 use crate::bytes::human;
 
-const AREA: &str = "volume";
+const AREA: Area = Area("volume");
 /// Below this part of the capacity, or of the files, a volume is nearly full.
 const NEARLY_FULL: u64 = 20;
 
@@ -27,47 +26,36 @@ pub(crate) fn checks(directory: &Path) -> Vec<Check> {
         Ok(volume) => volume,
         Err(error) => {
             let advice = "Name it with --volume or VINEYARD_VOLUME; the first put makes a volume of a directory.";
-            return vec![Check::problem(AREA, error.to_string(), advice)];
+            return vec![AREA.problem("format", error.to_string(), advice)];
         }
     };
-    let mut checks = vec![Check::ok(AREA, format!("{shown} is a volume"))];
-    checks.push(file_system(directory));
+    let mut checks = vec![AREA.ok("format", format!("{shown} is a volume"))];
+    checks.extend(huge_pages(directory));
     checks.extend(access_checks(directory));
     match volume.usage() {
         Ok(usage) => checks.extend(room(&usage)),
-        Err(error) => checks.push(Check::problem(
-            AREA,
-            error.to_string(),
-            "Its use cannot be read.",
-        )),
+        Err(error) => {
+            checks.push(AREA.problem("format", error.to_string(), "Its use cannot be read."))
+        }
     }
     checks
 }
 
-fn file_system(directory: &Path) -> Check {
-    match statfs(directory) {
-        Err(errno) => Check::problem(
-            AREA,
-            format!("statfs: {errno}"),
-            "The file system does not answer.",
-        ),
-        Ok(fs) if fs.filesystem_type() != TMPFS_MAGIC => Check::note(
-            AREA,
-            "it is not on a tmpfs",
-            "Objects go through a disk's page cache: slower, and nothing bounds or bills them. Mount a tmpfs.",
-        ),
-        Ok(_) => match huge_mode(directory) {
-            Some(mode) if mode != "never" => Check::note(
-                AREA,
-                format!("it is a tmpfs with huge={mode}"),
-                "khugepaged may move charges to a process that only reads. Mount it with huge=never.",
-            ),
-            _ => Check::ok(AREA, "it is a tmpfs with huge=never"),
-        },
-    }
+/// Pages that the kernel itself collects into huge ones change their bill.
+fn huge_pages(directory: &Path) -> Option<Check> {
+    let mode = huge_mode(directory)?;
+    Some(if mode == "never" {
+        AREA.ok("huge-pages", "it is mounted with huge=never")
+    } else {
+        AREA.note(
+            "huge-pages",
+            format!("it is mounted with huge={mode}"),
+            "khugepaged may move charges to a process that only reads. Mount it with huge=never.",
+        )
+    })
 }
 
-/// The `huge=` option of the mount that holds the directory.
+/// The `huge=` option of the tmpfs that holds the directory; the kernel's default, never, does not show.
 fn huge_mode(directory: &Path) -> Option<String> {
     let device = std::fs::metadata(directory).ok()?.dev();
     let wanted = format!(
@@ -89,16 +77,16 @@ fn huge_mode(directory: &Path) -> Option<String> {
 fn access_checks(directory: &Path) -> Vec<Check> {
     let mut checks = Vec::new();
     if access(directory, AccessFlags::W_OK).is_err() {
-        checks.push(Check::note(
-            AREA,
+        checks.push(AREA.note(
+            "access",
             "this user may not write to it",
             "It can be read; put as another user.",
         ));
     }
     let mode = std::fs::metadata(directory).map_or(0, |metadata| metadata.permissions().mode());
     if mode & 0o1000 != 0 && mode & 0o002 != 0 {
-        checks.push(Check::problem(
-            AREA,
+        checks.push(AREA.problem(
+            "access",
             "its directory is world-writable and sticky",
             "Names of other users cannot be followed or replaced: chmod -t it.",
         ));
@@ -123,20 +111,20 @@ fn room(usage: &Usage) -> Vec<Check> {
         human(free)
     );
     if capacity > 0 && free < capacity / NEARLY_FULL || free_files < 1000 {
-        checks.push(Check::problem(
-            AREA,
+        checks.push(AREA.problem(
+            "room",
             found,
             "Remove objects (`vineyard ls -l --sort size`), or remount it larger.",
         ));
     } else {
-        checks.push(Check::ok(AREA, found));
+        checks.push(AREA.ok("room", found));
     }
     if trash_objects > 0 {
         let found = format!(
             "{} in {trash_objects} removed objects are still mapped",
             human(trash)
         );
-        checks.push(Check::note(AREA, found, "They go with their last view."));
+        checks.push(AREA.note("trash", found, "They go with their last view."));
     }
     checks
 }

@@ -21,7 +21,7 @@ impl Doctor {
     /// Checks everything and prints what it found.
     pub(crate) fn run(self, settings: &Settings) -> anyhow::Result<Outcome> {
         let Self {} = self;
-        let mut all = checks::kernel::checks();
+        let mut all = checks::kernel::checks(settings.directory());
         all.extend(checks::process::checks());
         all.extend(checks::volume::checks(settings.directory()));
         all.extend(checks::sidecar::checks(settings.socket()));
@@ -52,9 +52,13 @@ fn table(report: &Report) -> String {
             Status::Note => "note",
             Status::Problem => "PROBLEM",
         };
-        text += &format!("  {mark:<8} {}\n", printable(&check.found));
+        text += &format!(
+            "  {mark:<8} {:<20} {}\n",
+            check.name,
+            printable(&check.found)
+        );
         if let Some(advice) = &check.advice {
-            text += &format!("           {advice}\n");
+            text += &format!("{:32}{advice}\n", "");
         }
     }
     text += if report.is_healthy {

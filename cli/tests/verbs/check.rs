@@ -81,7 +81,7 @@ fn the_doctor_looks_at_kernel_process_volume_and_sidecar() {
         .iter()
         .map(|check| check["area"].as_str().unwrap())
         .collect();
-    for area in ["kernel", "process", "volume", "sidecar"] {
+    for area in ["kernel and privileges", "process", "volume", "sidecar"] {
         assert!(areas.contains(&area), "{report}");
     }
 }
