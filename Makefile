@@ -14,6 +14,8 @@ CRATES := $(shell sed -n 's/^members = \[\(.*\)\]/\1/p' Cargo.toml | tr -d '",')
 # The binding is a library that only an interpreter can load; pytest tests it.
 RUST_TESTED := --workspace --exclude vineyard-python
 PANDAS := pandas2 pandas3
+# Static without another C library: the target has to be named, or build scripts would be static too.
+STATIC := $(shell rustc -vV | sed -n 's/^host: //p')
 PYTHON_SOURCES = $(wildcard python bench demo .ci)
 
 .PHONY: help
@@ -45,8 +47,9 @@ $(ENVS)/%/.ready: python/tests/requirements-%.txt | $(UV)
 .PHONY: build
 build: ## Builds the command line and the static sidecar, optimised
 	cargo build --locked --release -p vineyard
-	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
-		cargo build --locked --release -p vineyard-sidecar --target x86_64-unknown-linux-gnu
+	CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_RUSTFLAGS="-C target-feature=+crt-static" \
+		cargo build --locked --release -p vineyard-sidecar --target $(STATIC)
+	strip --strip-debug target/release/vineyard target/$(STATIC)/release/vineyard-sidecar
 
 .PHONY: wheel
 wheel: $(BIN)/.ready ## Builds the Python wheel into target/wheels
