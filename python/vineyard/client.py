@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
+from typing import Any, Self
 
 from vineyard import default
 from vineyard.errors import ObjectNotFound
@@ -25,7 +25,7 @@ class Client(Volume):
 
     __slots__ = ()
 
-    def put(  # type: ignore[override]
+    def put(
         self,
         value: Any,
         name: str | None = None,
@@ -42,7 +42,7 @@ class Client(Volume):
             raise TypeError("builders are not taken: vineyard.register(type, encode, decode) instead.")
         return super().put(value, name, ttl=ttl, overwrite=overwrite, allow_pickle=allow_pickle)
 
-    def get(  # type: ignore[override]
+    def get(
         self,
         object_id: str | Ref | None = None,
         name: str | None = None,
@@ -85,7 +85,7 @@ class Client(Volume):
 
             expression = re.compile(pattern)
             names = [name for name in names if expression.search(name)]
-        found = {}
+        found: dict[str, Ref] = {}
         for name in names:
             if len(found) >= limit:
                 break
@@ -101,7 +101,7 @@ class Client(Volume):
 
     def delete(
         self,
-        object: Ref | str | list[Ref | str],
+        object: Ref | str | list[Ref | str],  # noqa: A002
         force: bool = False,
         deep: bool = True,
         memory_trim: bool = False,
@@ -139,7 +139,7 @@ class Client(Volume):
         usage = self.usage()
         return {"memory_usage": usage.used, "memory_limit": usage.capacity}
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:

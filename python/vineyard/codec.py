@@ -88,11 +88,8 @@ DECODERS["pickle"] = pickling.load
 
 def decode(kind: str, memory: Any, allow_pickle: bool = True) -> Any:
     """The value in an object's bytes; arrays and tables are views of `memory`. An unknown kind gives bytes."""
-    if kind == "pickle":
-        if not allow_pickle:
-            raise DeserializationError(
-                "this object is a pickle, and allow_pickle is False: allow it, or read its bytes."
-            )
+    if kind == "pickle" and not allow_pickle:
+        raise DeserializationError("this object is a pickle, and allow_pickle is False: allow it, or read its bytes.")
     decoder = DECODERS.get(kind)
     if decoder is None:
         library = _NEEDS.get(kind)
@@ -102,7 +99,7 @@ def decode(kind: str, memory: Any, allow_pickle: bool = True) -> Any:
             importlib.import_module(f"vineyard.types.{library}")
         except ModuleNotFoundError as error:
             raise DeserializationError(
-                f"an object of kind {kind} needs the module {error.name!r}, which is not installed here: pip install it."
+                f"an object of kind {kind} needs the module {error.name!r}, which is not here: pip install it."
             ) from error
         decoder = DECODERS[kind]
     return decoder(memory)

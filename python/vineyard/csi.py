@@ -1,4 +1,4 @@
-"""`csi.write(value, path)` and `csi.read(path)`, as the archived project has them: a path below the mounted volume is the name."""
+"""The archived project's `csi.write(value, path)` and `csi.read(path)`: a path below the mount is a name."""
 
 from __future__ import annotations
 

@@ -51,11 +51,7 @@ class Draft:
         from vineyard.types import numpy as arrays
 
         kind = np.dtype(dtype)
-        dims = (
-            (operator.index(shape),)
-            if isinstance(shape, int) or not hasattr(shape, "__len__")
-            else tuple(map(operator.index, shape))
-        )
+        dims = tuple(map(operator.index, shape)) if isinstance(shape, Sequence) else (operator.index(shape),)
         head = arrays.header(kind, dims, False)
         if head is None:
             raise TypeError(f"an array of dtype {kind} cannot be built in place: put() it when it is complete.")

@@ -1,4 +1,4 @@
-"""What can go wrong. Every error is also the builtin that a caller would expect, and its text ends with what to do next."""
+"""What can go wrong. Every error is also the builtin that one expects, and its text ends with what to do next."""
 
 from __future__ import annotations
 

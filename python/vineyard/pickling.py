@@ -1,4 +1,4 @@
-"""The generic codec: pickle protocol 5 with its buffers out of band, aligned, in one file (docs/design/volume.md §3.1)."""
+"""The generic codec: pickle 5 with its buffers out of band, aligned, in one file (docs/design/volume.md §3.1)."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _cloudpickle() -> type[pickle.Pickler] | None:
         except ImportError:
             return None
 
-        class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc,name-defined]
+        class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]
             def reducer_override(self, obj: Any) -> Any:
                 reduce = REDUCERS.get(type(obj))
                 reduced = NotImplemented if reduce is None else reduce(obj)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from vineyard import codec
 from vineyard.ref import Ref
@@ -65,7 +65,7 @@ class Stream:
             kind, memory = part
             yield memory if kind == "raw" else codec.decode(kind, memory, self._allow_pickle)
 
-    def __enter__(self) -> Stream:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

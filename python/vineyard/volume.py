@@ -204,7 +204,7 @@ class Volume:
     # --- everything else -------------------------------------------------------------------------------------------
 
     def ls(self, prefix: str | None = None, *, glob: str | None = None) -> Listing:
-        """What the volume holds: names, plain files and streams; only those that start with `prefix`, or match `glob`."""
+        """Names, plain files and streams of the volume: all, or those that start with `prefix` or match `glob`."""
         rows = (row for batch in self._native.list(prefix, glob, True) for row in batch)
         return Listing(sorted((Entry.of(row) for row in rows), key=lambda entry: entry.name or ""))
 

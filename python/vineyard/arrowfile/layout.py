@@ -21,7 +21,7 @@ _BLOCK = struct.Struct("<qi4xq")
 
 @dataclass
 class Column:
-    """A column (or a dictionary's values): type, nulls, and its buffers as (offset in the body, length) after placing."""
+    """A column (or a dictionary's values): type, nulls, and its buffers as (offset in the body, length)."""
 
     name: str
     type: Type
@@ -73,7 +73,7 @@ class Layout:
         self.dictionaries: list[tuple[int, Column, Body]] = []
 
     def file(self, rows: int, schema_metadata: dict[str, str], describe: Any) -> list[Any]:
-        """The buffers. `describe(start of the body, starts of the dictionaries' bodies)` gives the footer's metadata."""
+        """The buffers. `describe(start of the body, starts of the dictionaries)` gives the footer's metadata."""
         fields = [schema_field(c.name, c.type, c.dictionary) for c in self.columns]
         shape = schema(fields, schema_metadata)
         out: list[Any] = [_MAGIC + b"\0\0"]
@@ -81,7 +81,7 @@ class Layout:
         out.append(head)
         end = 8 + len(head)
         starts = []
-        blocks = []
+        blocks: list[bytes] = []
         for number, values, body in self.dictionaries:
             inner = table(Scalar("q", number), _batch([values], values.rows))
             start = self._add(out, _message(_DICTIONARY, inner, body.size, end), body, end, blocks)

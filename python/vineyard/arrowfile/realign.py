@@ -40,7 +40,7 @@ def realign(chunks: list[Any]) -> list[Any]:
     head_end = blocks[0][0] if blocks else at - len(tail)
     out: list[Any] = [_bytes(pieces, starts, 0, head_end)]
     end = head_end
-    for offset, meta_size, body_size, place in blocks:
+    for offset, meta_size, _, place in blocks:
         message = bytearray(_bytes(pieces, starts, offset, offset + meta_size))
         moved, body = _move(message, pieces, starts, offset + meta_size)
         message += bytes(-(end + len(message)) % ALIGN)

@@ -1,4 +1,4 @@
-"""pyarrow: tables and record batches are Arrow files; arrays and the rest are pickles that never store a slice's parent."""
+"""pyarrow: tables and batches are Arrow files; arrays and the rest are pickles that never store a slice's parent."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Sink:
 
 
 def file(table: Any, mark: dict[str, Any]) -> list[Any] | None:
-    """A table or batch as the buffers of an Arrow file; None when this pyarrow cannot write one that says what it was."""
+    """A table or batch as the buffers of an Arrow file; None when this pyarrow cannot write what it was."""
     sink = _Sink()
     told = {"vineyard": json.dumps(mark | {"by": json.loads(pickling.by())})}
     try:
@@ -135,6 +135,7 @@ def _table(columns: list[Any], schema: Any) -> Any:
 
 
 def _register_arrays(base: type) -> None:
+    kind: type
     for kind in base.__subclasses__():
         if kind.__module__.startswith("pyarrow") and not issubclass(kind, pa.ExtensionArray):
             REDUCERS[kind] = _reduce_array

@@ -19,7 +19,7 @@ def _reduce_memoryview(view: memoryview) -> Any:
         raise TypeError("a strided memoryview has no storable form: store bytes(view)")
     if 0 in (view.shape or ()) and view.ndim > 1:
         raise TypeError("an empty memoryview of several dimensions has no storable form: store bytes(view)")
-    shape = None if view.ndim == 1 else tuple(view.shape)
+    shape = None if view.ndim == 1 else view.shape
     return _view, (pickle.PickleBuffer(view), view.format, shape)
 
 

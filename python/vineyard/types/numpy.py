@@ -132,7 +132,7 @@ def decode(memory: Any) -> np.ndarray[Any, Any]:
     """The array in a `.npy` file, as a view of `memory`."""
     dtype, shape, order, offset = layout(memory)
     try:
-        return np.ndarray(shape, dtype, memory, offset, order=order)  # type: ignore[call-overload,no-any-return]
+        return np.ndarray(shape, dtype, memory, offset, order=order)
     except (TypeError, ValueError) as error:
         raise DeserializationError("damaged .npy file: it is shorter than its shape says. Put it again.") from error
 
@@ -141,7 +141,7 @@ def decode(memory: Any) -> np.ndarray[Any, Any]:
 
 
 def _rebuild(buffer: Any, dtype: Any, shape: tuple[int, ...], order: str) -> np.ndarray[Any, Any]:
-    return np.ndarray(shape, np.dtype(dtype), buffer, order=order)  # type: ignore[call-overload,no-any-return]
+    return np.ndarray(shape, np.dtype(dtype), buffer, order=order)
 
 
 def _out_of_band(array: np.ndarray[Any, Any]) -> Any:
@@ -159,7 +159,8 @@ def _out_of_band(array: np.ndarray[Any, Any]) -> Any:
 
 def _reduce_ndarray(array: np.ndarray[Any, Any]) -> Any:
     dtype = array.dtype
-    if dtype.char in "qQ":
+    # NumPy's own reduction swaps bytes, and forgets which of two C types of one size it was.
+    if not dtype.isnative or dtype.char in "qQ":
         return _out_of_band(array)
     # NumPy's own reduction does the rest, and needs no import of ours to be read.
     if array.nbytes < INLINE or (dtype.kind not in "mM" and (array.flags.c_contiguous or array.flags.f_contiguous)):
@@ -195,10 +196,17 @@ def _reduce_masked(array: Any) -> Any:
     return _masked, (type(array), values, mask, array._fill_value, bool(array._hardmask), dict(array._optinfo))
 
 
+def _reduce_time_dtype(dtype: np.dtype[Any]) -> Any:
+    # The pickle of a datetime dtype forgets its byte order.
+    return NotImplemented if dtype.isnative or dtype.metadata is not None else (np.dtype, (dtype.str,))
+
+
 def _reduce_scalar(value: Any) -> Any:
     return type(value), (int(value),)
 
 
+REDUCERS[type(np.dtype("M8[s]"))] = _reduce_time_dtype
+REDUCERS[type(np.dtype("m8[s]"))] = _reduce_time_dtype
 REDUCERS[np.ndarray] = _reduce_ndarray
 REDUCERS[np.recarray] = _reduce_subclass
 REDUCERS[np.matrix] = _reduce_subclass

@@ -38,7 +38,7 @@ def encode(frame: pl.DataFrame) -> codec.Encoded | None:
     return None if content is None else ("arrow", content)
 
 
-def decode(memory: Any, mark: dict[str, Any]) -> pl.DataFrame:
+def decode(memory: Any, _mark: dict[str, Any]) -> pl.DataFrame:
     """The frame again, over the same memory."""
     from vineyard.types import arrow
 
@@ -53,7 +53,7 @@ def _frame(table: Any) -> Any:
 
 def _series(name: str, array: Any) -> pl.Series:
     series = pl.from_arrow(array, rechunk=False)
-    return series.rename(name)  # type: ignore[union-attr,return-value]
+    return series.rename(name)
 
 
 def _reduce_frame(frame: pl.DataFrame) -> Any:

@@ -64,9 +64,13 @@ def get(spec: Spec, memory: Any, start: int, rows: int) -> pd.Index[Any]:
     name = from_json(spec["name"])
     kind = spec["values"]["kind"]
     if kind in ("datetime", "timedelta"):
-        array._freq = None if spec["freq"] is None else pd.tseries.frequencies.to_offset(spec["freq"])
         cls: Any = pd.DatetimeIndex if kind == "datetime" else pd.TimedeltaIndex
-        return cls._simple_new(array, name=name)
+        index = cls._simple_new(array, name=name)
+        if spec["freq"] is not None:
+            # Up to pandas 3.0 the frequency belongs to the array.
+            holder = array if hasattr(array, "_freq") else index
+            holder._freq = pd.tseries.frequencies.to_offset(spec["freq"])
+        return index
     return pd.Index._simple_new(array, name=name)
 
 

@@ -1,4 +1,4 @@
-"""Columns of strings: pandas' string arrays as they are, and object arrays that hold nothing but str and one kind of null."""
+"""Columns of strings: pandas' string arrays as they are, object arrays of nothing but str and one kind of null."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def _put_time(body: Body, name: str, values: np.ndarray[Any, Any], zone: Spec | 
     nulls, bits = validity(body, whole != _NAT)
     at = body.place(whole, whole.nbytes)
     span = values.dtype.kind == "m"
-    kind = Type.duration(unit) if span else Type.timestamp(unit, zone and zone["name"])
+    kind = Type.duration(unit) if span else Type.timestamp(unit, None if zone is None else zone["name"])
     spec = {"kind": "timedelta" if span else "datetime", "unit": unit, "at": at[0], "zone": zone}
     return Column(name, kind, len(values), nulls, [bits, at]), spec
 
@@ -111,7 +111,7 @@ def get(spec: Spec, memory: Any, start: int, rows: int) -> Any:
         return _get_time(spec, np.ndarray(rows, f"{'M' if kind == 'datetime' else 'm'}8[{spec['unit']}]", memory, at))
     if kind == "masked":
         dtype = np.dtype(spec["dtype"])
-        plain = unpack(memory, at, rows) if dtype == bool else np.ndarray(rows, dtype, memory, at)
+        plain = unpack(memory, at, rows) if dtype.kind == "b" else np.ndarray(rows, dtype, memory, at)
         mask = ~unpack(memory, start + spec["bits"], rows) if spec["nulls"] else np.zeros(rows, bool)
         known = {"IntegerArray": IntegerArray, "FloatingArray": FloatingArray, "BooleanArray": BooleanArray}
         return known[spec["class"]](plain, mask, copy=False)
