@@ -6,8 +6,8 @@ use pyo3::prelude::*;
 use vineyard_store::{Draft as StoreDraft, Mapping};
 
 use crate::errors::raise;
-use crate::memory::Memory;
 use crate::keys::{Put, options, put_result};
+use crate::memory::Memory;
 
 /// Memory that stays at one address while it turns from a draft into a private view of the sealed object.
 pub(crate) struct Shared {

@@ -5,7 +5,21 @@ use vineyard_store::Error;
 
 /// The exception for an error of the store.
 pub(crate) fn raise(py: Python<'_>, error: &Error) -> PyErr {
-    let (class, text) = describe(error);
+    make(py, error, describe(error))
+}
+
+/// The exception when a volume cannot be opened.
+pub(crate) fn raise_open(py: Python<'_>, error: &Error) -> PyErr {
+    match error {
+        Error::Io { source, .. } if source.kind() != std::io::ErrorKind::PermissionDenied => {
+            let text = format!("{error}. Check the path, or the mount of the claim.");
+            make(py, error, ("ConnectionFailed", text))
+        }
+        _ => raise(py, error),
+    }
+}
+
+fn make(py: Python<'_>, error: &Error, (class, text): (&'static str, String)) -> PyErr {
     let made = py.import("vineyard.errors").and_then(|m| {
         let class = m.getattr(class)?;
         match error {

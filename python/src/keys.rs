@@ -26,9 +26,9 @@ impl OwnedKey {
         if let Ok(name) = key.extract::<&str>() {
             return name_of(py, name).map(Self::Name);
         }
-        let (id, kind): (String, String) = key
-            .extract()
-            .map_err(|_| PyTypeError::new_err("a key is a name (str) or a Ref that put() returned"))?;
+        let (id, kind): (String, String) = key.extract().map_err(|_| {
+            PyTypeError::new_err("a key is a name (str) or a Ref that put() returned")
+        })?;
         let id = ObjectId::parse(id.as_bytes())
             .ok_or_else(|| raise(py, &Error::NotFound { key: id }))?;
         Ok(Self::Object(id, parse_kind(&kind)?))
@@ -47,8 +47,11 @@ pub(crate) fn name_of(py: Python<'_>, name: &str) -> PyResult<Name> {
 }
 
 pub(crate) fn parse_kind(kind: &str) -> PyResult<Kind> {
-    Kind::parse(kind.as_bytes())
-        .ok_or_else(|| PyValueError::new_err(format!("{kind:?} is not a kind: 1 to 16 characters of a-z and 0-9")))
+    Kind::parse(kind.as_bytes()).ok_or_else(|| {
+        PyValueError::new_err(format!(
+            "{kind:?} is not a kind: 1 to 16 characters of a-z and 0-9"
+        ))
+    })
 }
 
 pub(crate) fn seconds(value: Option<f64>, what: &str) -> PyResult<Option<Duration>> {
@@ -66,5 +69,9 @@ pub(crate) fn options(
     overwrite: bool,
 ) -> PyResult<PutOptions> {
     let name = name.map(|n| name_of(py, n)).transpose()?;
-    Ok(PutOptions { name, ttl: seconds(ttl, "ttl")?, overwrite })
+    Ok(PutOptions {
+        name,
+        ttl: seconds(ttl, "ttl")?,
+        overwrite,
+    })
 }

@@ -72,7 +72,10 @@ pub(crate) fn list(
     stat: bool,
 ) -> PyResult<List> {
     let options = ListOptions { prefix, glob, stat };
-    store.list(&options).map(|l| List(Mutex::new(l))).map_err(|e| raise(py, &e))
+    store
+        .list(&options)
+        .map(|l| List(Mutex::new(l)))
+        .map_err(|e| raise(py, &e))
 }
 
 #[pymethods]
@@ -91,9 +94,10 @@ impl List {
                 let row = match listed.what {
                     Listing::Object(id, kind) => Row::empty(name, Some(id), Some(kind)),
                     Listing::Plain(kind) => Row::empty(name, None, Some(kind)),
-                    Listing::Stream => {
-                        Row { kind: Some("stream".to_owned()), ..Row::empty(name, None, None) }
-                    }
+                    Listing::Stream => Row {
+                        kind: Some("stream".to_owned()),
+                        ..Row::empty(name, None, None)
+                    },
                     Listing::Foreign => continue,
                 };
                 rows.push(row.with(listed.stat));

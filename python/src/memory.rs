@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use pyo3::exceptions::PyBufferError;
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
-use vineyard_store::{Content, Mapping};
+use pyo3::types::{PyBytes, PyString};
+use vineyard_store::{Content, Kind, Mapping, Object};
 
 use crate::draft::Shared;
 
@@ -125,4 +127,44 @@ impl Memory {
             Err(PyErr::fetch(slf.py()))
         }
     }
+}
+
+/// Objects of fewer bytes are copied with the GIL held.
+const DETACH: usize = 64 << 10;
+
+/// Kind and value of an object: `bytes` for kind raw, `Memory` else.
+pub(crate) type Got<'py> = (Bound<'py, PyString>, Bound<'py, PyAny>);
+
+pub(crate) fn got(py: Python<'_>, object: Object, readonly: bool) -> PyResult<Got<'_>> {
+    let value = match (object.kind, object.content) {
+        (Kind::Raw, content) => raw(py, &content)?.into_any(),
+        (_, content) => Bound::new(py, Memory::of(content, readonly))?.into_any(),
+    };
+    Ok((kind_str(py, object.kind), value))
+}
+
+/// The kind as a string that exists once, which makes dict lookups of it cheap.
+fn kind_str(py: Python<'_>, kind: Kind) -> Bound<'_, PyString> {
+    match kind {
+        Kind::Raw => intern!(py, "raw").clone(),
+        Kind::Text => intern!(py, "text").clone(),
+        Kind::Npy => intern!(py, "npy").clone(),
+        Kind::Arrow => intern!(py, "arrow").clone(),
+        Kind::Pickle => intern!(py, "pickle").clone(),
+        other => PyString::new(py, other.as_str()),
+    }
+}
+
+/// The content as `bytes`.
+fn raw<'py>(py: Python<'py>, content: &Content) -> PyResult<Bound<'py, PyBytes>> {
+    let from = match content {
+        Content::Small(bytes) if bytes.len() < DETACH => return Ok(PyBytes::new(py, bytes)),
+        Content::Small(bytes) => bytes.as_slice(),
+        Content::Mapped(mapping) => mapping.as_slice(),
+    };
+    PyBytes::new_with(py, from.len(), |to| {
+        // Nobody else has the new object yet.
+        py.detach(|| to.copy_from_slice(from));
+        Ok(())
+    })
 }

@@ -20,9 +20,14 @@ pub(crate) fn put_many(
     members: &[Member<'_>],
     options: &PutOptions,
 ) -> PyResult<Put> {
-    let kinds: Vec<Kind> = members.iter().map(|(_, kind, _)| parse_kind(kind)).collect::<PyResult<_>>()?;
-    let buffers: Vec<Buffers> =
-        members.iter().map(|(_, _, content)| Buffers::of(content)).collect::<PyResult<_>>()?;
+    let kinds: Vec<Kind> = members
+        .iter()
+        .map(|(_, kind, _)| parse_kind(kind))
+        .collect::<PyResult<_>>()?;
+    let buffers: Vec<Buffers> = members
+        .iter()
+        .map(|(_, _, content)| Buffers::of(content))
+        .collect::<PyResult<_>>()?;
     let slices: Vec<Vec<IoSlice<'_>>> = buffers.iter().map(Buffers::slices).collect();
     let keys: Vec<Option<&str>> = members.iter().map(|(key, _, _)| key.as_deref()).collect();
     let done = py.detach(|| {

@@ -5,13 +5,12 @@ use std::sync::{Mutex, PoisonError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
-use vineyard_store::{Kind, Mode};
+use vineyard_store::Mode;
 
 use crate::buffers::Buffers;
 use crate::errors::raise;
 use crate::keys::{Put, parse_kind, put_result};
-use crate::memory::Memory;
-use crate::volume::raw;
+use crate::memory::{Got, got};
 use crate::waiting::wait;
 
 /// Appends parts. Dropping it ends nothing.
@@ -43,7 +42,9 @@ impl StreamWriter {
             let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             slot.as_mut().map(|w| w.append(kind, &slices))
         });
-        done.ok_or_else(ended)?.map(|r| put_result(&r)).map_err(|e| raise(py, &e))
+        done.ok_or_else(ended)?
+            .map(|r| put_result(&r))
+            .map_err(|e| raise(py, &e))
     }
 
     /// Says that no part follows; how many there are.
@@ -55,7 +56,8 @@ impl StreamWriter {
     /// Says that the producer failed; how many parts there are.
     fn fail(&self, py: Python<'_>, message: &str) -> PyResult<u64> {
         let writer = self.take().ok_or_else(ended)?;
-        py.detach(|| writer.fail(message)).map_err(|e| raise(py, &e))
+        py.detach(|| writer.fail(message))
+            .map_err(|e| raise(py, &e))
     }
 }
 
@@ -67,29 +69,39 @@ pub(crate) struct StreamReader {
 }
 
 impl StreamReader {
-    pub(crate) fn new(reader: vineyard_store::StreamReader, start: u64, consume: bool, readonly: bool) -> Self {
-        let mode = if readonly { Mode::ReadOnly } else { Mode::CopyOnWrite };
+    pub(crate) fn new(
+        reader: vineyard_store::StreamReader,
+        start: u64,
+        consume: bool,
+        readonly: bool,
+    ) -> Self {
+        let mode = if readonly {
+            Mode::ReadOnly
+        } else {
+            Mode::CopyOnWrite
+        };
         let reader = reader.mode(mode).starting_at(start);
         let reader = if consume { reader.consuming() } else { reader };
-        Self { reader: Mutex::new(reader), readonly }
+        Self {
+            reader: Mutex::new(reader),
+            readonly,
+        }
     }
 }
 
 #[pymethods]
 impl StreamReader {
     /// Kind and bytes of the next part; None after the last one.
-    fn next<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<(String, Bound<'py, PyAny>)>> {
+    fn next<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Got<'py>>> {
         let part = wait(py, timeout, |slice| {
-            self.reader.lock().unwrap_or_else(PoisonError::into_inner).next(Some(slice))
+            self.reader
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .next(Some(slice))
         })?;
         let Some(object) = part else {
             return Ok(None);
         };
-        let kind = object.kind.as_str().to_owned();
-        let value = match (object.kind, object.content) {
-            (Kind::Raw, content) => raw(py, &content)?.into_any(),
-            (_, content) => Bound::new(py, Memory::of(content, self.readonly))?.into_any(),
-        };
-        Ok(Some((kind, value)))
+        got(py, object, self.readonly).map(Some)
     }
 }

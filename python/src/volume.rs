@@ -4,16 +4,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyList};
+use pyo3::types::PyList;
 use vineyard_charge::{Payer, RemotePayer};
-use vineyard_store::{Content, Error, Kind, Mode, Name, Options};
+use vineyard_store::{Error, Mode, Name, Options};
 
 use crate::buffers::Buffers;
 use crate::draft::Draft;
-use crate::errors::raise;
+use crate::errors::{raise, raise_open};
 use crate::keys::{OwnedKey, Put, name_of, options, parse_kind, put_result};
 use crate::listing::{self, List, Row};
-use crate::memory::Memory;
+use crate::memory::{Got, Memory, got};
 use crate::pack::{Member, put_many};
 use crate::stream::{StreamReader, StreamWriter};
 use crate::waiting::wait;
@@ -38,8 +38,10 @@ impl Volume {
             let payer = socket.map(|s| connect(&s)).transpose()?;
             vineyard_store::Volume::open(&path, Options { payer, create })
         });
-        let store = opened.map_err(|e| raise(py, &e))?;
-        Ok(Self { store: Arc::new(store) })
+        let store = opened.map_err(|e| raise_open(py, &e))?;
+        Ok(Self {
+            store: Arc::new(store),
+        })
     }
 
     /// Puts an object: the buffers, one after the other.
@@ -71,7 +73,12 @@ impl Volume {
         ttl: Option<f64>,
         overwrite: bool,
     ) -> PyResult<Put> {
-        put_many(py, &self.store, &members, &options(py, name, ttl, overwrite)?)
+        put_many(
+            py,
+            &self.store,
+            &members,
+            &options(py, name, ttl, overwrite)?,
+        )
     }
 
     /// The kind and the bytes of an object: `bytes` for kind raw, `Memory` else. `key` is a name, or (id, kind).
@@ -80,14 +87,8 @@ impl Volume {
         py: Python<'py>,
         key: &Bound<'py, PyAny>,
         readonly: bool,
-    ) -> PyResult<(String, Bound<'py, PyAny>)> {
-        let object = self.object(py, key, readonly)?;
-        let kind = object.kind.as_str().to_owned();
-        let value = match (object.kind, object.content) {
-            (Kind::Raw, content) => raw(py, &content)?.into_any(),
-            (_, content) => Bound::new(py, Memory::of(content, readonly))?.into_any(),
-        };
-        Ok((kind, value))
+    ) -> PyResult<Got<'py>> {
+        got(py, self.object(py, key, readonly)?, readonly)
     }
 
     /// The bytes of an object as `Memory`, whatever its kind.
@@ -98,25 +99,36 @@ impl Volume {
         readonly: bool,
     ) -> PyResult<(String, Memory)> {
         let object = self.object(py, key, readonly)?;
-        Ok((object.kind.as_str().to_owned(), Memory::of(object.content, readonly)))
+        Ok((
+            object.kind.as_str().to_owned(),
+            Memory::of(object.content, readonly),
+        ))
     }
 
     /// An object of `size` zero bytes, to be filled in place.
     fn create(&self, py: Python<'_>, kind: &str, size: u64) -> PyResult<Draft> {
         let kind = parse_kind(kind)?;
-        py.detach(|| self.store.create(kind, size)).map(Draft::new).map_err(|e| raise(py, &e))
+        py.detach(|| self.store.create(kind, size))
+            .map(Draft::new)
+            .map_err(|e| raise(py, &e))
     }
 
     /// An object that grows.
     fn writer(&self, py: Python<'_>, kind: &str) -> PyResult<Writer> {
         let kind = parse_kind(kind)?;
-        self.store.writer(kind).map(Writer::new).map_err(|e| raise(py, &e))
+        self.store
+            .writer(kind)
+            .map(Writer::new)
+            .map_err(|e| raise(py, &e))
     }
 
     /// Opens a stream for appending.
     fn stream_writer(&self, py: Python<'_>, name: &str) -> PyResult<StreamWriter> {
         let name = name_of(py, name)?;
-        self.store.stream_writer(&name).map(StreamWriter::new).map_err(|e| raise(py, &e))
+        self.store
+            .stream_writer(&name)
+            .map(StreamWriter::new)
+            .map_err(|e| raise(py, &e))
     }
 
     /// Opens a stream for reading, from part `start` on; `consume` removes each part as it is read.
@@ -135,52 +147,79 @@ impl Volume {
 
     /// Whether `name` is a stream.
     fn is_stream(&self, py: Python<'_>, name: &str) -> PyResult<bool> {
-        self.store.is_stream(&name_of(py, name)?).map_err(|e| raise(py, &e))
+        self.store
+            .is_stream(&name_of(py, name)?)
+            .map_err(|e| raise(py, &e))
     }
 
     /// Waits until all names can be got.
     fn wait(&self, py: Python<'_>, names: Vec<String>, timeout: Option<f64>) -> PyResult<()> {
-        let names: Vec<Name> = names.iter().map(|n| name_of(py, n)).collect::<PyResult<_>>()?;
+        let names: Vec<Name> = names
+            .iter()
+            .map(|n| name_of(py, n))
+            .collect::<PyResult<_>>()?;
         wait(py, timeout, |slice| self.store.wait(&names, Some(slice)))
     }
 
     /// Names, plain files and streams.
-    fn list(&self, py: Python<'_>, prefix: Option<String>, glob: Option<String>, stat: bool) -> PyResult<List> {
+    fn list(
+        &self,
+        py: Python<'_>,
+        prefix: Option<String>,
+        glob: Option<String>,
+        stat: bool,
+    ) -> PyResult<List> {
         listing::list(py, &self.store, prefix, glob, stat)
     }
 
     /// Removes a name, or an object by (id, kind). False when it was not there.
     fn remove(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<bool> {
         let key = OwnedKey::of(py, key)?;
-        py.detach(|| self.store.remove(key.borrow())).map_err(|e| raise(py, &e))
+        py.detach(|| self.store.remove(key.borrow()))
+            .map_err(|e| raise(py, &e))
     }
 
     /// Removes every name that starts with `prefix`; how many there were.
     fn remove_prefix(&self, py: Python<'_>, prefix: &str) -> PyResult<u64> {
-        py.detach(|| self.store.remove_prefix(prefix)).map_err(|e| raise(py, &e))
+        py.detach(|| self.store.remove_prefix(prefix))
+            .map_err(|e| raise(py, &e))
     }
 
     /// Gives an object another name.
-    fn link(&self, py: Python<'_>, key: &Bound<'_, PyAny>, name: &str, overwrite: bool) -> PyResult<()> {
+    fn link(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        name: &str,
+        overwrite: bool,
+    ) -> PyResult<()> {
         let key = OwnedKey::of(py, key)?;
         let name = name_of(py, name)?;
-        self.store.link(key.borrow(), &name, overwrite).map_err(|e| raise(py, &e))
+        self.store
+            .link(key.borrow(), &name, overwrite)
+            .map_err(|e| raise(py, &e))
     }
 
     /// Whether a name is there.
     fn exists(&self, py: Python<'_>, name: &str) -> PyResult<bool> {
-        self.store.exists(&name_of(py, name)?).map_err(|e| raise(py, &e))
+        self.store
+            .exists(&name_of(py, name)?)
+            .map_err(|e| raise(py, &e))
     }
 
     /// What an object is, without its bytes.
     fn stat(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Row> {
         let key = OwnedKey::of(py, key)?;
-        py.detach(|| self.store.stat(key.borrow())).map(Row::of).map_err(|e| raise(py, &e))
+        py.detach(|| self.store.stat(key.borrow()))
+            .map(Row::of)
+            .map_err(|e| raise(py, &e))
     }
 
     /// (capacity, used, free, trash) in bytes.
     fn usage(&self, py: Python<'_>) -> PyResult<(u64, u64, u64, u64)> {
-        let usage = py.detach(|| self.store.usage()).map_err(|e| raise(py, &e))?;
+        let usage = py
+            .detach(|| self.store.usage())
+            .map_err(|e| raise(py, &e))?;
         Ok((usage.capacity, usage.used, usage.free, usage.trash))
     }
 
@@ -192,10 +231,20 @@ impl Volume {
 }
 
 impl Volume {
-    fn object(&self, py: Python<'_>, key: &Bound<'_, PyAny>, readonly: bool) -> PyResult<vineyard_store::Object> {
+    fn object(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        readonly: bool,
+    ) -> PyResult<vineyard_store::Object> {
         let key = OwnedKey::of(py, key)?;
-        let mode = if readonly { Mode::ReadOnly } else { Mode::CopyOnWrite };
-        py.detach(|| self.store.get(key.borrow(), mode)).map_err(|e| raise(py, &e))
+        let mode = if readonly {
+            Mode::ReadOnly
+        } else {
+            Mode::CopyOnWrite
+        };
+        py.detach(|| self.store.get(key.borrow(), mode))
+            .map_err(|e| raise(py, &e))
     }
 }
 
@@ -204,18 +253,4 @@ fn connect(socket: &Path) -> Result<Arc<dyn Payer>, Error> {
     let client = format!("python, pid {}", std::process::id());
     let payer = RemotePayer::connect(socket, &client).map_err(Error::Payer)?;
     Ok(Arc::new(payer))
-}
-
-/// The content as `bytes`.
-pub(crate) fn raw<'py>(py: Python<'py>, content: &Content) -> PyResult<Bound<'py, PyBytes>> {
-    let from = match content {
-        Content::Small(bytes) if bytes.len() < DETACH => return Ok(PyBytes::new(py, bytes)),
-        Content::Small(bytes) => bytes.as_slice(),
-        Content::Mapped(mapping) => mapping.as_slice(),
-    };
-    PyBytes::new_with(py, from.len(), |to| {
-        // Nobody else has the new object yet.
-        py.detach(|| to.copy_from_slice(from));
-        Ok(())
-    })
 }

@@ -39,7 +39,12 @@ impl Writer {
     }
 
     /// Up to `size` bytes from `offset` on.
-    fn read_at<'py>(&self, py: Python<'py>, size: usize, offset: u64) -> PyResult<Bound<'py, PyBytes>> {
+    fn read_at<'py>(
+        &self,
+        py: Python<'py>,
+        size: usize,
+        offset: u64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
         let mut bytes = vec![0; size];
         let done = py.detach(|| self.lock().as_mut().map(|w| w.read_at(&mut bytes, offset)));
         let n = done.ok_or_else(closed)?.map_err(|e| raise(py, &e))?;
@@ -49,7 +54,10 @@ impl Writer {
     /// Moves the position.
     fn seek(&self, position: u64) -> PyResult<()> {
         use std::io::{Seek, SeekFrom};
-        self.lock().as_mut().ok_or_else(closed)?.seek(SeekFrom::Start(position))?;
+        self.lock()
+            .as_mut()
+            .ok_or_else(closed)?
+            .seek(SeekFrom::Start(position))?;
         Ok(())
     }
 
@@ -66,10 +74,18 @@ impl Writer {
     }
 
     /// Makes the object visible and final.
-    fn seal(&self, py: Python<'_>, name: Option<&str>, ttl: Option<f64>, overwrite: bool) -> PyResult<Put> {
+    fn seal(
+        &self,
+        py: Python<'_>,
+        name: Option<&str>,
+        ttl: Option<f64>,
+        overwrite: bool,
+    ) -> PyResult<Put> {
         let options = options(py, name, ttl, overwrite)?;
         let done = py.detach(|| self.lock().take().map(|w| w.seal(&options)));
-        done.ok_or_else(closed)?.map(|r| put_result(&r)).map_err(|e| raise(py, &e))
+        done.ok_or_else(closed)?
+            .map(|r| put_result(&r))
+            .map_err(|e| raise(py, &e))
     }
 
     /// Throws away what was written.

@@ -4,7 +4,6 @@ import importlib
 import pathlib
 
 import pytest
-
 from cases import CASES
 from same import assert_same
 

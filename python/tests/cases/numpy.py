@@ -31,7 +31,10 @@ cases(
         f"dtype_{code}": lambda code=code: np.arange(1500).astype(code)
         for code in ("i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8", "g", "F", "D", "G", "?")
     },
-    **{f"dtype_{code.replace('>', 'big_')}": lambda code=code: np.arange(900).astype(code) for code in (">i4", ">f8", ">c16", ">u2")},
+    **{
+        f"dtype_{code.replace('>', 'big_')}": lambda code=code: np.arange(900).astype(code)
+        for code in (">i4", ">f8", ">c16", ">u2")
+    },
     longlong=lambda: np.arange(1000).astype("q"),
     ulonglong=lambda: np.arange(10).astype("Q"),
     unicode=lambda: np.array(["grüße", "x", ""] * 400),
@@ -49,12 +52,18 @@ cases(
     structured=_structured,
     structured_aligned=lambda: _structured(True),
     structured_titles=lambda: np.zeros(5, [(("title", "a"), "i4")]),
-    structured_offsets=lambda: np.zeros(5, {"names": ["a", "b"], "formats": ["i4", "i2"], "offsets": [0, 1], "itemsize": 12}),
+    structured_offsets=lambda: np.zeros(
+        5, {"names": ["a", "b"], "formats": ["i4", "i2"], "offsets": [0, 1], "itemsize": 12}
+    ),
     structured_unicode_names=lambda: np.zeros(3, [("größe", "f4"), ("名", "i2")]),
     structured_nested=lambda: np.ones(100, [("p", [("x", "f4"), ("y", "f4")]), ("m", "i1", (2, 3))]),
     dtype_metadata=lambda: np.zeros(3, np.dtype("i4", metadata={"unit": "m"})),
     objects=lambda: np.array([1, "a", None, [2], 2.5], object),
-    strings=lambda: np.array(["a", "long " * 10, ""], np.dtypes.StringDType()) if hasattr(np.dtypes, "StringDType") else pytest.skip("NumPy 1"),
+    strings=lambda: (
+        np.array(["a", "long " * 10, ""], np.dtypes.StringDType())
+        if hasattr(np.dtypes, "StringDType")
+        else pytest.skip("NumPy 1")
+    ),
     zero_d=lambda: np.array(5.5),
     zero_size=lambda: np.zeros((0, 3), "f4"),
     one_item=lambda: np.zeros((1, 1, 1)),

@@ -22,17 +22,19 @@ def numbers(**options):
 
 
 def mixed():
-    return pd.DataFrame({
-        "i": np.arange(N),
-        "f": np.arange(N) / 3,
-        "f4": np.arange(N, dtype="f4"),
-        "b": np.arange(N) % 3 == 0,
-        "t": pd.date_range("2020", periods=N, freq="h"),
-        "z": pd.date_range("2020", periods=N, freq="h", tz="Europe/Berlin"),
-        "d": pd.to_timedelta(np.arange(N), "s"),
-        "s": [f"text {i}" for i in range(N)],
-        "u1": np.arange(N).astype("u1"),
-    })
+    return pd.DataFrame(
+        {
+            "i": np.arange(N),
+            "f": np.arange(N) / 3,
+            "f4": np.arange(N, dtype="f4"),
+            "b": np.arange(N) % 3 == 0,
+            "t": pd.date_range("2020", periods=N, freq="h"),
+            "z": pd.date_range("2020", periods=N, freq="h", tz="Europe/Berlin"),
+            "d": pd.to_timedelta(np.arange(N), "s"),
+            "s": [f"text {i}" for i in range(N)],
+            "u1": np.arange(N).astype("u1"),
+        }
+    )
 
 
 def with_attrs(attrs):
@@ -110,10 +112,20 @@ cases(
     boolean=lambda: pd.DataFrame({"x": pd.array([True, None, False] * 700, "boolean")}),
     string_python=lambda: pd.DataFrame({"x": pd.array(["a", None, "c"] * 500, "string[python]")}),
     string_pyarrow=needs_pyarrow(lambda: pd.DataFrame({"x": pd.array(["a", None, "c"] * 500, "string[pyarrow]")})),
-    string_pyarrow_slice=needs_pyarrow(lambda: pd.DataFrame({"x": pd.array(["a", None, "c", "ü"] * 500, "string[pyarrow]")}).iloc[3:900]),
+    string_pyarrow_slice=needs_pyarrow(
+        lambda: pd.DataFrame({"x": pd.array(["a", None, "c", "ü"] * 500, "string[pyarrow]")}).iloc[3:900]
+    ),
     string_concat=needs_pyarrow(lambda: pd.concat([pd.DataFrame({"x": pd.array(["a", None], "string[pyarrow]")})] * 3)),
     int64_pyarrow=needs_pyarrow(lambda: pd.DataFrame({"x": pd.array([1, None, 3] * 500, "int64[pyarrow]")})),
-    list_pyarrow=needs_pyarrow(lambda: pd.DataFrame({"x": pd.Series([[1], None, [2, 3]], dtype=pd.ArrowDtype(__import__("pyarrow").list_(__import__("pyarrow").int64())))})),
+    list_pyarrow=needs_pyarrow(
+        lambda: pd.DataFrame(
+            {
+                "x": pd.Series(
+                    [[1], None, [2, 3]], dtype=pd.ArrowDtype(__import__("pyarrow").list_(__import__("pyarrow").int64()))
+                )
+            }
+        )
+    ),
     sparse=lambda: pd.DataFrame({"x": pd.arrays.SparseArray([0, 0, 1, 2] * 400)}),
     period=lambda: pd.DataFrame({"x": pd.period_range("2020-01", periods=500, freq="M")}),
     interval=lambda: pd.DataFrame({"x": pd.interval_range(0, 500)}),
@@ -133,7 +145,9 @@ cases(
     objects_dates=lambda: object_column(datetime.date(2020, 1, 1), None),
     times_ns=lambda: frame(t=np.array(["2020", "NaT", "1677-09-22"], "M8[ns]"), s=np.array([1, 2, 3], "M8[s]")),
     tz_zoneinfo=lambda: frame(t=pd.date_range("2020", periods=5, tz=zoneinfo.ZoneInfo("America/New_York"))),
-    tz_utc=lambda: frame(t=pd.date_range("2020", periods=5, tz="UTC"), u=pd.date_range("2020", periods=5, tz=datetime.timezone.utc)),
+    tz_utc=lambda: frame(
+        t=pd.date_range("2020", periods=5, tz="UTC"), u=pd.date_range("2020", periods=5, tz=datetime.UTC)
+    ),
     tz_fixed=lambda: frame(t=pd.date_range("2020", periods=5, tz=datetime.timezone(datetime.timedelta(hours=5)))),
     tz_pytz=lambda: frame(t=pd.date_range("2020", periods=5, tz=pytest.importorskip("pytz").timezone("Asia/Tokyo"))),
     tz_dateutil=dateutil_zone,
@@ -147,7 +161,9 @@ cases(
     index_mixed=lambda: frame(a=[1, 2, 3], index=pd.Index([1, "a", None], dtype=object)),
     index_datetime=lambda: numbers(index=pd.date_range("2020", periods=N, freq="h", name="when")),
     index_datetime_business=lambda: numbers(index=pd.bdate_range("2020", periods=N)),
-    index_datetime_custom=lambda: numbers(index=pd.date_range("2020", periods=N, freq=pd.offsets.CustomBusinessDay(holidays=["2020-01-03"]))),
+    index_datetime_custom=lambda: numbers(
+        index=pd.date_range("2020", periods=N, freq=pd.offsets.CustomBusinessDay(holidays=["2020-01-03"]))
+    ),
     index_datetime_tz=lambda: numbers(index=pd.date_range("2020", periods=N, freq="D", tz="Europe/Berlin")),
     index_datetime_nat=lambda: frame(a=[1, 2], index=pd.DatetimeIndex(["2020", None])),
     index_timedelta=lambda: numbers(index=pd.timedelta_range("1s", periods=N)),
@@ -156,16 +172,22 @@ cases(
     index_categorical=lambda: numbers(index=pd.CategoricalIndex(["a", "b"] * (N // 2), name="c")),
     index_nullable=lambda: frame(a=[1, 2], index=pd.Index([1, None], dtype="Int64")),
     index_multi=lambda: numbers(index=pd.MultiIndex.from_product([range(N // 2), ["x", "y"]], names=["n", None])),
-    index_multi_dates=lambda: numbers(index=pd.MultiIndex.from_product([pd.date_range("2020", periods=N // 2), ["x", "y"]])),
+    index_multi_dates=lambda: numbers(
+        index=pd.MultiIndex.from_product([pd.date_range("2020", periods=N // 2), ["x", "y"]])
+    ),
     index_multi_nulls=lambda: frame(a=[1, 2, 3], index=pd.MultiIndex.from_tuples([("a", 1), (None, 2), ("b", np.nan)])),
     index_multi_sparse_levels=lambda: numbers(index=pd.MultiIndex.from_product([range(N), ["x", "y"]])[::2]),
     index_duplicates=lambda: numbers(index=[1, 1] * (N // 2)),
     labels_int=lambda: pd.DataFrame(np.zeros((3, 4)), columns=[10, 20, 30, 40]),
     labels_mixed=lambda: pd.DataFrame(np.zeros((3, 4)), columns=["1", 1, 1.5, None]),
-    labels_tuples=lambda: pd.DataFrame(np.zeros((3, 2)), columns=pd.Index([("a", 1), ("b", None)], tupleize_cols=False)),
+    labels_tuples=lambda: pd.DataFrame(
+        np.zeros((3, 2)), columns=pd.Index([("a", 1), ("b", None)], tupleize_cols=False)
+    ),
     labels_named=lambda: pd.DataFrame(np.zeros((3, 2)), columns=pd.Index(["a", "b"], name="axis")),
     labels_duplicate=lambda: pd.DataFrame(np.arange(6.0).reshape(2, 3), columns=["a", "a", "b"]),
-    labels_multi=lambda: pd.DataFrame(np.zeros((3, 4)), columns=pd.MultiIndex.from_product([["a", "b"], [1, 2]], names=["u", "v"])),
+    labels_multi=lambda: pd.DataFrame(
+        np.zeros((3, 4)), columns=pd.MultiIndex.from_product([["a", "b"], [1, 2]], names=["u", "v"])
+    ),
     labels_dates=lambda: pd.DataFrame(np.zeros((3, 4)), columns=pd.date_range("2020", periods=4)),
     labels_categorical=lambda: pd.DataFrame(np.zeros((3, 2)), columns=pd.CategoricalIndex(["x", "y"])),
     labels_bool=lambda: pd.DataFrame(np.zeros((3, 2)), columns=[True, False]),

@@ -65,7 +65,7 @@ cases(
     namedtuple=lambda: Pair(1, "x"),
     dataclass=lambda: Point(1.5, ["a"]),
     enum=lambda: Colour.RED,
-    datetime=lambda: datetime.datetime(2026, 11, 25, 1, 2, 3, 4, datetime.timezone.utc),
+    datetime=lambda: datetime.datetime(2026, 11, 25, 1, 2, 3, 4, datetime.UTC),
     timedelta=lambda: datetime.timedelta(days=1, microseconds=5),
     decimal=lambda: decimal.Decimal("1.10"),
     fraction=lambda: fractions.Fraction(1, 3),

@@ -23,21 +23,26 @@ if _available("scipy"):
 
         return make
 
-    cases(**{
-        f"{form}_{kind}": _sparse(kind, form)
-        for kind in ("matrix", "array")
-        for form in ("csr", "csc", "coo", "bsr", "dia", "lil", "dok")
-    })
+    cases(
+        **{
+            f"{form}_{kind}": _sparse(kind, form)
+            for kind in ("matrix", "array")
+            for form in ("csr", "csc", "coo", "bsr", "dia", "lil", "dok")
+        }
+    )
 
 if _available("xarray"):
     import xarray as xr
 
     cases(
         data_array=lambda: xr.DataArray(np.arange(600.0).reshape(20, 30), dims=("x", "y"), attrs={"u": "m"}),
-        dataset=lambda: xr.Dataset({"a": ("x", np.arange(1000))}, coords={"x": np.arange(1000).astype("M8[s]").astype("M8[ns]")}),
+        dataset=lambda: xr.Dataset(
+            {"a": ("x", np.arange(1000))}, coords={"x": np.arange(1000).astype("M8[s]").astype("M8[ns]")}
+        ),
     )
 
 if _available("sklearn"):
+    from same import _COMPARERS, assert_same
     from sklearn.base import BaseEstimator
     from sklearn.datasets import load_iris
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
@@ -45,8 +50,6 @@ if _available("sklearn"):
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-
-    from same import _COMPARERS, assert_same
 
     X, Y = load_iris(return_X_y=True)
 
@@ -66,9 +69,8 @@ if _available("sklearn"):
 
 if _available("xgboost"):
     import xgboost as xgb
-    from sklearn.datasets import load_iris as _load
-
     from same import _COMPARERS, assert_same
+    from sklearn.datasets import load_iris as _load
 
     def _booster(a, b, where):
         assert a.save_raw() == b.save_raw(), where

@@ -11,7 +11,9 @@ torch = pytest.importorskip("torch")
 
 def module():
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Linear(50, 40), torch.nn.BatchNorm1d(40), torch.nn.ReLU(), torch.nn.Linear(40, 2))
+    return torch.nn.Sequential(
+        torch.nn.Linear(50, 40), torch.nn.BatchNorm1d(40), torch.nn.ReLU(), torch.nn.Linear(40, 2)
+    )
 
 
 def gradient():
@@ -30,11 +32,23 @@ class Tied(torch.nn.Module):
 cases(
     **{
         f"tensor_{dtype}": lambda dtype=dtype: torch.arange(2000).to(getattr(torch, dtype))
-        for dtype in ("float32", "float64", "float16", "bfloat16", "int8", "int16", "int64", "uint8", "bool", "complex64")
+        for dtype in (
+            "float32",
+            "float64",
+            "float16",
+            "bfloat16",
+            "int8",
+            "int16",
+            "int64",
+            "uint8",
+            "bool",
+            "complex64",
+        )
     },
     tensor_shape=lambda: torch.arange(6000.0).reshape(10, 20, 30),
     tensor_strided=lambda: torch.arange(6000.0).reshape(60, 100)[::2, ::3],
     tensor_transposed=lambda: torch.arange(6000.0).reshape(60, 100).T,
+    tensor_channels_last=lambda: torch.ones(2, 3, 20, 30).to(memory_format=torch.channels_last),
     tensor_scalar=lambda: torch.tensor(1.5),
     tensor_empty=lambda: torch.empty(0, 3),
     tensor_gradient=gradient,

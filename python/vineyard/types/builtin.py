@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import io
 import pickle
 from typing import Any
 
@@ -35,5 +36,12 @@ def _reduce_array(values: array.array[Any]) -> Any:
     return _array, (values.typecode, pickle.PickleBuffer(values))
 
 
+def _refuse_file(file: Any) -> Any:
+    # cloudpickle would turn it into another type.
+    raise TypeError(f"an open file cannot be stored: store its content ({file!r})")
+
+
+for _kind in (io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO):
+    REDUCERS[_kind] = _refuse_file
 REDUCERS[memoryview] = _reduce_memoryview
 REDUCERS[array.array] = _reduce_array

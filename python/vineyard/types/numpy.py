@@ -128,11 +128,26 @@ def flat(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array.reshape(-1).view(np.uint8)
 
 
+#: Nearly every header has this many bytes.
+_USUAL = 128
+#: Length field of a header of version 1 that ends there.
+_USUAL_START = _MAGIC + b"\1\0" + struct.pack("<H", _USUAL - 10)
+_usual: dict[bytes, tuple[np.dtype[Any], tuple[int, ...], str, int]] = {}
+
+
 def decode(memory: Any) -> np.ndarray[Any, Any]:
     """The array in a `.npy` file, as a view of `memory`."""
-    dtype, shape, order, offset = layout(memory)
+    start = bytes(memoryview(memory)[:_USUAL])
+    known = _usual.get(start)
+    if known is None:
+        known = layout(memory)
+        if start.startswith(_USUAL_START):
+            if len(_usual) >= _CACHED:
+                _usual.clear()
+            _usual[start] = known
+    dtype, shape, order, offset = known
     try:
-        return np.ndarray(shape, dtype, memory, offset, order=order)
+        return np.ndarray(shape, dtype, memory, offset, None, order)
     except (TypeError, ValueError) as error:
         raise DeserializationError("damaged .npy file: it is shorter than its shape says. Put it again.") from error
 

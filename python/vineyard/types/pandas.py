@@ -119,14 +119,14 @@ def decode(memory: Any, spec: dict[str, Any]) -> pd.DataFrame:
             raise ValueError("columns are missing")
         index = indexes.get(spec["index"], memory, start, rows)
         frame = _frame(parts, index, indexes.unlabel(spec["columns"]))
+        if spec["attrs"]:
+            frame.attrs = dict(spec["attrs"])
+        if not spec["flags"]["allows_duplicate_labels"]:
+            frame.flags.allows_duplicate_labels = False
     except DeserializationError:
         raise
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, ImportError) as error:
         raise DeserializationError(pickling.explain(error, spec)) from error
-    if spec["attrs"]:
-        frame.attrs = spec["attrs"]
-    if not spec["flags"]["allows_duplicate_labels"]:
-        frame.flags.allows_duplicate_labels = False
     return frame
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from typing import Any
 
 import torch
@@ -10,21 +11,26 @@ import torch
 from vineyard.pickling import REDUCERS
 
 
-def _buffer(tensor: torch.Tensor) -> pickle.PickleBuffer:
-    flat = tensor.reshape(-1)
-    return pickle.PickleBuffer(flat.view(torch.uint8).numpy() if flat.numel() else b"")
-
-
-def _tensor(buffer: Any, dtype: torch.dtype, shape: tuple[int, ...], requires_grad: bool, device: str) -> torch.Tensor:
+def _tensor(
+    buffer: Any, dtype: torch.dtype, shape: tuple[int, ...], stride: tuple[int, ...], requires_grad: bool, device: str
+) -> torch.Tensor:
     if memoryview(buffer).nbytes == 0:
         tensor = torch.empty(shape, dtype=dtype)
     else:
         if memoryview(buffer).readonly:
             buffer = bytearray(buffer)  # torch knows no read-only memory: writing to it would crash
-        tensor = torch.frombuffer(buffer, dtype=torch.uint8).view(dtype).reshape(shape)
+        tensor = torch.frombuffer(buffer, dtype=torch.uint8).view(dtype).as_strided(shape, stride)
     if device != "cpu":
-        tensor = tensor.to(device)
+        tensor = _moved(tensor, device)
     return tensor.requires_grad_() if requires_grad else tensor
+
+
+def _moved(tensor: torch.Tensor, device: str) -> torch.Tensor:
+    try:
+        return tensor.to(device)
+    except (RuntimeError, AssertionError) as error:
+        warnings.warn(f"a tensor of device {device} stays on the CPU: {error}", RuntimeWarning, stacklevel=2)
+        return tensor
 
 
 def _plain(tensor: torch.Tensor) -> bool:
@@ -40,20 +46,30 @@ def _plain(tensor: torch.Tensor) -> bool:
     )
 
 
+def _dense(tensor: torch.Tensor) -> bool:
+    """Whether the items fill their memory without gaps, in whatever order of dimensions."""
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size != 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
 def _reduce_tensor(tensor: torch.Tensor) -> Any:
     if not _plain(tensor):
         return NotImplemented
-    # Tensors that share a storage (tied weights) must still share it afterwards: then torch's own reduction holds.
-    storage = tensor.untyped_storage()
-    if storage.nbytes() != tensor.numel() * tensor.element_size():
-        return NotImplemented if storage.nbytes() <= 2 * tensor.numel() * tensor.element_size() else _copied(tensor)
-    return _copied(tensor)
-
-
-def _copied(tensor: torch.Tensor) -> Any:
-    whole = tensor.detach().cpu().contiguous()
-    fields = (_buffer(whole), tensor.dtype, tuple(tensor.shape), tensor.requires_grad, str(tensor.device))
-    return _tensor, fields
+    whole = tensor.detach().cpu()
+    if not _dense(whole):  # a slice: its parent is not stored
+        whole = whole.contiguous()
+    if whole.numel():
+        flat = whole.as_strided((whole.numel(),), (1,))
+        buffer = pickle.PickleBuffer(flat.view(torch.uint8).numpy())
+    else:
+        buffer = pickle.PickleBuffer(b"")
+    fields = (tensor.dtype, tuple(tensor.shape), whole.stride(), tensor.requires_grad, str(tensor.device))
+    return _tensor, (buffer, *fields)
 
 
 def _parameter(tensor: torch.Tensor, requires_grad: bool) -> torch.nn.Parameter:
