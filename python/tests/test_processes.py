@@ -131,7 +131,8 @@ def test_waiting_releases_the_gil_and_ends_when_the_name_appears(vol):
 
 
 def test_waiting_can_be_interrupted(root):
-    code = f"import vineyard\ntry:\n    vineyard.open({root!r}).wait('never')\nexcept KeyboardInterrupt:\n    print('interrupted')"
+    wait = f"vineyard.open({root!r}).wait('never')"
+    code = f"import vineyard\ntry:\n    {wait}\nexcept KeyboardInterrupt:\n    print('interrupted')"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
         until = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""Values that must come back as exactly what they were, by library. A case is a function, so that only its library is imported."""
+"""Values that must come back as exactly what they were, by library. A case is a function that makes its value."""
 
 CASES = {}
 

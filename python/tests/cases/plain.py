@@ -29,7 +29,7 @@ class Text(str):
     """A subclass of a type that has a kind of its own."""
 
 
-Pair = collections.namedtuple("Pair", "left right")
+Pair = collections.namedtuple("Pair", "left right")  # noqa: PYI024
 
 cases(
     none=lambda: None,

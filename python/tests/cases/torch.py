@@ -17,8 +17,7 @@ def module():
 
 
 def gradient():
-    out = torch.ones(1000, requires_grad=True)
-    return out
+    return torch.ones(1000, requires_grad=True)
 
 
 class Tied(torch.nn.Module):
