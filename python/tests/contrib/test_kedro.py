@@ -13,9 +13,10 @@ import pytest
 
 pytest.importorskip("kedro")
 
-import vineyard
 from kedro.io import DataCatalog, DatasetError
 from kedro.pipeline import Pipeline, node
+
+import vineyard
 from vineyard.contrib.kedro import VineyardDataset
 from vineyard.contrib.kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
 

@@ -8,7 +8,6 @@ import os
 from typing import Any, Literal
 
 import vineyard
-
 from kedro.io import AbstractDataset, DatasetError
 
 
@@ -97,8 +96,8 @@ class VineyardDataset(AbstractDataset[Any, Any]):
                 "Run the node that saves it first, or check the name in the catalog: `vineyard ls` shows what is there."
             )
         return (
-            f"Nothing in run '{self._run}' has saved it, or it was released after its last consumer. When every node is "
-            "a process of its own, give all of them the same run (VINEYARD_RUN=<id of the workflow>) and the same "
+            f"Nothing in run '{self._run}' has saved it, or it was released after its last consumer. When every node "
+            "is a process of its own, give all of them the same run (VINEYARD_RUN=<id of the workflow>) and the same "
             "volume; to keep objects for a later run, use --runner-params keep=true. `vineyard ls` shows what is there."
         )
 

@@ -9,11 +9,10 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from vineyard.contrib.kedro.dataset import VineyardDataset
-
 from kedro import runner as kedro_runner
 from kedro.io.core import generate_timestamp, is_parameter
 from kedro.runner import AbstractRunner
+from vineyard.contrib.kedro.dataset import VineyardDataset
 
 if TYPE_CHECKING:
     from pluggy import PluginManager
