@@ -1,1 +1,16 @@
-//! stub
+//! Tests across processes, users and cgroups: the real sidecar, real clients, real billing.
+//!
+//! Here is what the tests in `tests/` share: [`pod`]s made of [`cgroups`] and [`process`]es on a [`volume_mount`], the
+//! test [`client`], and a [`model`] of who must pay for which page. `docs/testing.md` explains how to run and repeat.
+
+pub mod binaries;
+pub mod cgroups;
+pub mod client;
+pub mod commands;
+pub mod pattern;
+pub mod performer;
+pub mod process;
+pub mod random;
+pub mod requirements;
+pub mod volume_mount;
+pub mod watchdog;

@@ -1,0 +1,45 @@
+//! The programs under test, as built for this test run.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, bail};
+
+/// The sidecar. Cargo builds no programs of other packages for a test, so this builds it, once, with the profile and
+/// into the target directory of the running test.
+///
+/// # Errors
+/// When it does not build.
+pub fn sidecar() -> Result<&'static Path> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    match built {
+        Ok(path) => Ok(path),
+        Err(error) => bail!("the sidecar does not build: {error}"),
+    }
+}
+
+fn build() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("VINEYARD_SIDECAR") {
+        return Ok(path.into());
+    }
+    // target/<profile>/deps/<test>-<hash>
+    let test = std::env::current_exe()?;
+    let output = test.ancestors().nth(2).context("the directory of the profile")?;
+    let target = output.parent().context("the target directory")?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .args(["build", "--quiet", "--locked", "-p", "vineyard-sidecar"])
+        .arg("--target-dir")
+        .arg(target);
+    if output.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().context("cargo")?;
+    if !status.success() {
+        bail!("cargo build: {status}");
+    }
+    Ok(output.join("vineyard-sidecar"))
+}

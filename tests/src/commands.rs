@@ -1,0 +1,149 @@
+//! What a test tells its client process, and what that answers: one JSON value a line.
+
+use serde::{Deserialize, Serialize};
+
+use crate::pattern::Pattern;
+
+/// An order to the client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    /// Put an object.
+    Put {
+        /// Its name; without one it is found by its id.
+        name: Option<String>,
+        /// Its content.
+        content: Content,
+        /// Whether a name that exists is re-pointed.
+        overwrite: bool,
+    },
+    /// Make an object to be filled in place, and fill it. It is held as `view`.
+    Create {
+        /// What later commands call it.
+        view: u32,
+        /// Its content.
+        content: Content,
+    },
+    /// Seal what `create` made. The memory stays held.
+    Seal {
+        /// What `create` called it.
+        view: u32,
+        /// Its name.
+        name: Option<String>,
+    },
+    /// Get an object and check every byte.
+    Get {
+        /// Its name.
+        name: String,
+        /// What its content must be.
+        content: Content,
+        /// Map it read-only and shared instead of copy-on-write.
+        shared: bool,
+        /// Hold it under this number.
+        view: Option<u32>,
+    },
+    /// Write to every page of a view, which must not reach the object.
+    Dirty {
+        /// The view.
+        view: u32,
+    },
+    /// Check every byte of a view, with what `dirty` wrote to it.
+    Check {
+        /// The view.
+        view: u32,
+    },
+    /// Unmap a view.
+    Release {
+        /// The view.
+        view: u32,
+    },
+    /// Remove a name and the object that it owns.
+    Remove {
+        /// The name.
+        name: String,
+    },
+    /// Remove an object by its id.
+    RemoveObject {
+        /// `<id>.<kind>`.
+        object: String,
+    },
+    /// Write an ordinary file, without the store.
+    Plain {
+        /// Its path below the volume's root.
+        name: String,
+        /// Its content.
+        content: Content,
+    },
+    /// Read everything that the tree shows: list it, and get and check what is listed.
+    Walk,
+    /// Unlink removed objects that nobody maps any more.
+    Sweep,
+}
+
+/// A [`Pattern`], written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Content {
+    /// What tells it from others.
+    pub seed: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+impl From<Content> for Pattern {
+    fn from(content: Content) -> Self {
+        Self {
+            seed: content.seed,
+            len: content.len,
+        }
+    }
+}
+
+/// The answer to one order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// The client is there: first of all.
+    Ready,
+    /// Done.
+    Done,
+    /// An object was sealed, or found.
+    Object {
+        /// `<id>.<kind>`.
+        object: String,
+    },
+    /// How many there were.
+    Count(u64),
+    /// It failed, and nothing was changed.
+    Failed(Failure),
+    /// A byte was wrong.
+    Wrong(String),
+}
+
+/// Why an order failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What kind of failure.
+    pub cause: Cause,
+    /// What the store says.
+    pub message: String,
+}
+
+/// Kinds of failures that a test tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cause {
+    /// Not found, or lost.
+    Absent,
+    /// The name is taken.
+    Exists,
+    /// The allowance is spent.
+    Allowance,
+    /// A cgroup's limit.
+    Cgroup,
+    /// The volume is full.
+    Volume,
+    /// The payer does not answer.
+    Unreachable,
+    /// Anything else.
+    Other,
+}

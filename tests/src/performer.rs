@@ -1,0 +1,262 @@
+//! The inside of the test client: performs [`Command`]s on a real volume, billed to a real sidecar.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, IoSlice, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use vineyard_charge::{Limit, Payer, RemotePayer, ReserveError};
+use vineyard_store::{
+    Content as Bytes, Draft, Error, Key, Kind, Mapping, Mode, Name, Options, PutOptions, Ref, Volume,
+};
+
+use crate::commands::{Answer, Cause, Command, Content, Failure};
+use crate::pattern::Pattern;
+
+/// Bytes of a page: what `dirty` writes to, once each.
+const PAGE: usize = 4096;
+
+/// Serves standard input until its end. Arguments: the volume, and the socket of the payer if there is one.
+///
+/// # Errors
+/// When the volume or the payer cannot be reached, or the input is nonsense.
+pub fn run() -> Result<()> {
+    let mut arguments = std::env::args_os().skip(1).map(PathBuf::from);
+    let root = arguments.next().context("which volume?")?;
+    let socket = arguments.next();
+    let mut client = Performer::open(&root, socket.as_deref())?;
+    let mut out = io::stdout().lock();
+    let mut say = |answer: &Answer| -> Result<()> {
+        let line = serde_json::to_string(answer)?;
+        writeln!(out, "{line}")?;
+        Ok(out.flush()?)
+    };
+    say(&Answer::Ready)?;
+    for line in io::stdin().lock().lines() {
+        let command = serde_json::from_str(&line?)?;
+        say(&client.perform(command))?;
+    }
+    Ok(())
+}
+
+/// Memory that is held.
+enum View {
+    Draft(Draft, Pattern),
+    Sealed(Mapping, Pattern, Dirty),
+    Small(Vec<u8>, Pattern),
+}
+
+type Dirty = bool;
+
+struct Performer {
+    volume: Arc<Volume>,
+    root: PathBuf,
+    views: BTreeMap<u32, View>,
+}
+
+/// Anything that ends a command early.
+enum Stop {
+    Store(Error),
+    Wrong(anyhow::Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Wrong(error)
+    }
+}
+
+impl Performer {
+    fn open(root: &Path, socket: Option<&Path>) -> Result<Self> {
+        let mut options = Options::default();
+        if let Some(socket) = socket {
+            let name = format!("vineyard-test-client, pid {}", std::process::id());
+            let payer: Arc<dyn Payer> = Arc::new(RemotePayer::connect(socket, &name)?);
+            options.payer = Some(payer);
+        }
+        Ok(Self {
+            volume: Arc::new(Volume::open(root, options)?),
+            root: root.into(),
+            views: BTreeMap::new(),
+        })
+    }
+
+    fn perform(&mut self, command: Command) -> Answer {
+        match self.try_perform(command) {
+            Ok(answer) => answer,
+            Err(Stop::Store(error)) => Answer::Failed(Failure {
+                cause: cause(&error),
+                message: error.to_string(),
+            }),
+            Err(Stop::Wrong(error)) => Answer::Wrong(format!("{error:#}")),
+        }
+    }
+
+    fn try_perform(&mut self, command: Command) -> Result<Answer, Stop> {
+        match command {
+            Command::Put {
+                name,
+                content,
+                overwrite,
+            } => {
+                let options = PutOptions {
+                    overwrite,
+                    ..named(name)?
+                };
+                let bytes = Pattern::from(content).bytes();
+                let object = self.volume.put(Kind::Raw, &[IoSlice::new(&bytes)], &options)?;
+                Ok(sealed(&object))
+            }
+            Command::Create { view, content } => self.create(view, content),
+            Command::Seal { view, name } => {
+                let Some(View::Draft(draft, pattern)) = self.views.remove(&view) else {
+                    return Err(anyhow::anyhow!("view {view} is no draft").into());
+                };
+                let (object, mapping) = draft.seal(&named(name)?)?;
+                self.views.insert(view, View::Sealed(mapping, pattern, false));
+                Ok(sealed(&object))
+            }
+            Command::Get {
+                name,
+                content,
+                shared,
+                view,
+            } => self.get(name, content.into(), shared, view),
+            Command::Dirty { view } => {
+                if let Some(View::Sealed(mapping, _, dirty)) = self.views.get_mut(&view) {
+                    invert_pages(mapping);
+                    *dirty = !*dirty;
+                }
+                Ok(Answer::Done)
+            }
+            Command::Check { view } => {
+                self.check(view)?;
+                Ok(Answer::Done)
+            }
+            Command::Release { view } => {
+                self.views.remove(&view);
+                Ok(Answer::Done)
+            }
+            Command::Remove { name } => {
+                let there = self.volume.remove(Key::Name(&parse(name)?))?;
+                Ok(Answer::Count(u64::from(there)))
+            }
+            Command::RemoveObject { object } => {
+                let (id, kind) = object.split_once('.').context("an object")?;
+                let id = id.parse().map_err(anyhow::Error::from)?;
+                let kind = Kind::parse(kind.as_bytes()).context("a kind")?;
+                let there = self.volume.remove(Key::Object(id, kind))?;
+                Ok(Answer::Count(u64::from(there)))
+            }
+            Command::Plain { name, content } => {
+                let bytes = Pattern::from(content).bytes();
+                std::fs::write(self.root.join(name), bytes).map_err(anyhow::Error::from)?;
+                Ok(Answer::Done)
+            }
+            Command::Walk => Err(anyhow::anyhow!("not yet").into()),
+            Command::Sweep => Err(anyhow::anyhow!("not yet").into()),
+        }
+    }
+
+    fn create(&mut self, view: u32, content: Content) -> Result<Answer, Stop> {
+        let pattern = Pattern::from(content);
+        let draft = self.volume.create(Kind::Raw, pattern.len)?;
+        // SAFETY: a draft's memory is its own, writable for its whole length, and nothing else refers to it.
+        let memory = unsafe { std::slice::from_raw_parts_mut(draft.as_mut_ptr(), draft.len()) };
+        pattern.fill(0, memory);
+        self.views.insert(view, View::Draft(draft, pattern));
+        Ok(Answer::Done)
+    }
+
+    fn get(
+        &mut self,
+        name: String,
+        pattern: Pattern,
+        shared: bool,
+        view: Option<u32>,
+    ) -> Result<Answer, Stop> {
+        let mode = if shared { Mode::ReadOnly } else { Mode::CopyOnWrite };
+        let object = self.volume.get(Key::Name(&parse(name)?), mode)?;
+        pattern.check(object.bytes()).context("get")?;
+        let id = object.id.map_or_else(String::new, |id| format!("{id}.{}", object.kind.as_str()));
+        if let Some(view) = view {
+            let held = match object.content {
+                Bytes::Mapped(mapping) => View::Sealed(mapping, pattern, false),
+                Bytes::Small(bytes) => View::Small(bytes, pattern),
+            };
+            self.views.insert(view, held);
+        }
+        Ok(Answer::Object { object: id })
+    }
+
+    fn check(&self, view: u32) -> Result<()> {
+        match self.views.get(&view) {
+            Some(View::Draft(draft, pattern)) => {
+                // SAFETY: as in `create`; nobody writes meanwhile.
+                let memory = unsafe { std::slice::from_raw_parts(draft.as_mut_ptr(), draft.len()) };
+                pattern.check(memory).context("draft")
+            }
+            Some(View::Small(bytes, pattern)) => pattern.check(bytes).context("copy"),
+            Some(View::Sealed(mapping, pattern, false)) => {
+                pattern.check(mapping.as_slice()).context("view")
+            }
+            Some(View::Sealed(mapping, pattern, true)) => {
+                let mut bytes = mapping.as_slice().to_vec();
+                for byte in bytes.iter_mut().step_by(PAGE) {
+                    *byte = !*byte;
+                }
+                pattern.check(&bytes).context("dirty view")
+            }
+            None => bail!("there is no view {view}"),
+        }
+    }
+}
+
+/// Writes to every page.
+fn invert_pages(mapping: &Mapping) {
+    for offset in (0..mapping.len()).step_by(PAGE) {
+        // SAFETY: inside of the mapping, which is private and writable: the test dirties no shared one.
+        unsafe {
+            let byte = mapping.as_mut_ptr().add(offset);
+            byte.write_volatile(!byte.read_volatile());
+        }
+    }
+}
+
+fn parse(name: String) -> Result<Name, Error> {
+    Name::new(name)
+}
+
+fn named(name: Option<String>) -> Result<PutOptions, Error> {
+    Ok(PutOptions {
+        name: name.map(Name::new).transpose()?,
+        ..PutOptions::default()
+    })
+}
+
+fn sealed(object: &Ref) -> Answer {
+    Answer::Object {
+        object: format!("{}.{}", object.id, object.kind.as_str()),
+    }
+}
+
+fn cause(error: &Error) -> Cause {
+    match error {
+        Error::NotFound { .. } | Error::Lost { .. } => Cause::Absent,
+        Error::Exists { .. } => Cause::Exists,
+        Error::Full { full, .. } => match full.limit {
+            Limit::Allowance => Cause::Allowance,
+            Limit::Cgroup => Cause::Cgroup,
+            Limit::Volume => Cause::Volume,
+        },
+        Error::Payer(ReserveError::Unreachable(_)) => Cause::Unreachable,
+        _ => Cause::Other,
+    }
+}
