@@ -9,6 +9,7 @@ pub mod client;
 pub mod commands;
 pub mod pattern;
 pub mod performer;
+pub mod pod;
 pub mod process;
 pub mod random;
 pub mod requirements;
