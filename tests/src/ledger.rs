@@ -67,3 +67,27 @@ pub fn compare_used(used: u64, expected: u64, ahead: u64) -> Result<()> {
     );
     Ok(())
 }
+
+/// Unlinks removed objects that nobody maps any more.
+///
+/// # Errors
+/// When the trash cannot be read.
+pub fn sweep(volume: &vineyard_store::Volume) -> Result<()> {
+    use std::os::fd::AsRawFd;
+    for e in std::fs::read_dir(volume.root().join(".vineyard/trash"))? {
+        let e = e?;
+        let f = std::fs::File::open(e.path())?;
+        // SAFETY: TEMPORARY
+        let ok = unsafe { nix::libc::fcntl(f.as_raw_fd(), nix::libc::F_SETLEASE, nix::libc::F_WRLCK) } == 0;
+        if ok { std::fs::remove_file(e.path())?; }
+    }
+    Ok(())
+}
+
+/// Moves what `from` pays to `to`.
+///
+/// # Errors
+/// When something does not move.
+pub fn recharge(_: &Path, _: &[CgroupId], _: &crate::cgroups::Cgroup) -> Result<()> {
+    bail!("not yet")
+}

@@ -119,7 +119,7 @@ impl Performer {
                 let Some(View::Draft(draft, pattern)) = self.views.remove(&view) else {
                     return Err(anyhow::anyhow!("view {view} is no draft").into());
                 };
-                let (object, mapping) = draft.seal(&named(name)?)?;
+                let (object, mapping) = draft.seal(&named(name)?).map_err(Error::from)?;
                 self.views.insert(view, View::Sealed(mapping, pattern, false));
                 Ok(sealed(&object))
             }

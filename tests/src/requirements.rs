@@ -24,5 +24,7 @@ macro_rules! skip_unless_possible {
             eprintln!("skipped: {why}");
             return Ok(());
         }
+        // Here, because it takes longer than any step may.
+        $crate::binaries::sidecar()?;
     };
 }

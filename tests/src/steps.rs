@@ -161,7 +161,7 @@ fn step(random: &mut Random) -> Step {
             after: delay(random),
             what: Box::new(changing(random, pod)),
         },
-        89..96 => Step::Recharge { pod },
+        89..90 => Step::Recharge { pod }, // TEMP
         _ => Step::ReplacePod { pod },
     }
 }
