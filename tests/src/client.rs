@@ -2,10 +2,12 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{ChildStdin, ChildStdout};
 
 use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cgroups::Cgroup;
 use crate::commands::{Answer, Command};
@@ -97,6 +99,15 @@ impl Client {
             bail!("the client closed its output");
         }
         Ok(serde_json::from_str(&line)?)
+    }
+
+    /// Whether an answer is there.
+    ///
+    /// # Errors
+    /// When the pipe fails.
+    pub fn has_answered(&self) -> Result<bool> {
+        let mut pipe = [PollFd::new(self.output.get_ref().as_fd(), PollFlags::POLLIN)];
+        Ok(poll(&mut pipe, PollTimeout::ZERO)? > 0)
     }
 
     /// Ends it as `kill -9` does. What it was doing may be done or not.

@@ -17,6 +17,22 @@ pub enum Command {
         /// Whether a name that exists is re-pointed.
         overwrite: bool,
     },
+    /// Put an object whose length is not known ahead: write it in pieces.
+    Write {
+        /// Its name.
+        name: Option<String>,
+        /// Its content.
+        content: Content,
+        /// Bytes of a piece.
+        piece: u64,
+    },
+    /// Give an object another name.
+    Link {
+        /// A name of it.
+        from: String,
+        /// The other name; what it pointed to is removed.
+        to: String,
+    },
     /// Make an object to be filled in place, and fill it. It is held as `view`.
     Create {
         /// What later commands call it.

@@ -3,6 +3,7 @@
 //! Here is what the tests in `tests/` share: [`pod`]s made of [`cgroups`] and [`process`]es on a [`volume_mount`], the
 //! test [`client`], and a [`model`] of who must pay for which page. `docs/testing.md` explains how to run and repeat.
 
+pub mod account;
 pub mod binaries;
 pub mod cgroups;
 pub mod client;
@@ -18,5 +19,6 @@ pub mod random;
 pub mod requirements;
 pub mod sequence;
 pub mod steps;
+pub mod trace;
 pub mod volume_mount;
 pub mod watchdog;

@@ -114,6 +114,15 @@ impl Performer {
                 let object = self.volume.put(Kind::Raw, &[IoSlice::new(&bytes)], &options)?;
                 Ok(sealed(&object))
             }
+            Command::Write {
+                name,
+                content,
+                piece,
+            } => self.write(name, content, piece),
+            Command::Link { from, to } => {
+                self.volume.link(Key::Name(&parse(from)?), &parse(to)?, true)?;
+                Ok(Answer::Done)
+            }
             Command::Create { view, content } => self.create(view, content),
             Command::Seal { view, name } => {
                 let Some(View::Draft(draft, pattern)) = self.views.remove(&view) else {
@@ -161,8 +170,21 @@ impl Performer {
                 Ok(Answer::Done)
             }
             Command::Walk => Err(anyhow::anyhow!("not yet").into()),
-            Command::Sweep => Err(anyhow::anyhow!("not yet").into()),
+            Command::Sweep => {
+                crate::ledger::sweep(&self.volume)?;
+                Ok(Answer::Done)
+            }
         }
+    }
+
+    fn write(&self, name: Option<String>, content: Content, piece: u64) -> Result<Answer, Stop> {
+        let bytes = Pattern::from(content).bytes();
+        let mut writer = self.volume.writer(Kind::Raw)?;
+        let piece = usize::try_from(piece).unwrap_or(PAGE).max(1);
+        for some in bytes.chunks(piece) {
+            writer.append(some)?;
+        }
+        Ok(sealed(&writer.seal(&named(name)?)?))
     }
 
     fn create(&mut self, view: u32, content: Content) -> Result<Answer, Stop> {

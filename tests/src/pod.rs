@@ -254,6 +254,14 @@ impl Pod {
         self.client.as_mut().context("no client runs")
     }
 
+    /// The sidecar's process.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn sidecar(&self) -> Result<&Process> {
+        self.sidecar.as_ref().context("no sidecar runs")
+    }
+
     /// Has the client do something.
     ///
     /// # Errors

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Pid, Uid, setgid, setgroups, setuid};
 
 use crate::cgroups::Cgroup;
@@ -76,10 +77,16 @@ impl Process {
             .args(&program.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
+        if std::env::var_os("RUST_LOG").is_none() {
+            // Refusals are what many tests are about.
+            command.env("RUST_LOG", "error");
+        }
         let (uid, gid) = (Uid::from_raw(program.uid), Gid::from_raw(program.uid));
         let space = program.address_space;
         let join = move || -> io::Result<()> {
             processes.write_all(b"0")?;
+            // Whatever a program's umask: the format says which modes there are.
+            umask(Mode::from_bits_truncate(0o077));
             setgroups(&[])?;
             setgid(gid)?;
             setuid(uid)?;

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
 use vineyard_store::{Options, Volume};
 
 use crate::commands::{Answer, Cause, Command, Content};
@@ -15,6 +16,7 @@ use crate::ledger;
 use crate::model::{File, MAX_READ, Model, Place};
 use crate::pod::{Pod, PodSettings, World};
 use crate::steps::{NAMES, PODS, Step};
+use crate::trace::Tracee;
 
 /// Capacity of the volume: sequences fill it now and then.
 const SIZE: u64 = 48 << 20;
@@ -31,6 +33,8 @@ enum Effect {
     /// An object with this content, sealed under this name; it had been this draft.
     Sealed(Content, Option<String>, Option<u32>),
     Drafted(Content, u32),
+    /// The object got this name too.
+    Linked(u64, String),
     /// Got, and held as this view.
     Got(u64, Option<u32>),
     /// Nothing: there is no such name.
@@ -130,6 +134,25 @@ impl Play {
                     overwrite: true,
                 };
                 vec![(command, Effect::Sealed(content, name, None))]
+            }
+            Step::Write {
+                name, len, piece, ..
+            } => {
+                let (content, name) = (self.content(*len), name.map(name_of));
+                let command = Command::Write {
+                    name: name.clone(),
+                    content,
+                    piece: *piece,
+                };
+                vec![(command, Effect::Sealed(content, name, None))]
+            }
+            Step::Link { from, to, .. } => {
+                let (from, to) = (name_of(*from), name_of(*to));
+                let effect = match self.model.names.get(&from) {
+                    Some(inode) => Effect::Linked(*inode, to.clone()),
+                    None => Effect::Absent,
+                };
+                vec![(Command::Link { from, to }, effect)]
             }
             Step::Create { len, .. } => {
                 let (content, view) = (self.content(*len), self.next());
@@ -235,6 +258,7 @@ impl Play {
             }
             (Effect::Absent, Answer::Failed(failure)) if failure.cause == Cause::Absent => {}
             (Effect::Dirtied, Answer::Done) => {}
+            (Effect::Linked(inode, to), Answer::Done) => self.model.point(to, *inode),
             (Effect::Released(view), Answer::Done) => self.model.release((pod, *view)),
             (Effect::Removed(name), Answer::Count(there)) => {
                 let expected = self.model.remove(name);
@@ -315,6 +339,38 @@ impl Play {
             wait_exactly(after);
         }
         self.pods[pod].kill_client()?;
+        self.settle(pod, order)
+    }
+
+    /// `kill -9` of the client when it has entered or left system calls so many times since it was told to do `what`.
+    /// False, and nobody was killed, when it has done it before.
+    ///
+    /// # Errors
+    /// When something is not as the model says.
+    pub fn kill_client_at(&mut self, stop: usize, what: &Step) -> Result<bool> {
+        let pod = what.pod();
+        let order = self.orders(what)?.into_iter().next().context("nothing to do")?;
+        let client = self.pods[pod].client()?;
+        let mut tracee = Tracee::attach(client.process().pid())?;
+        client.send(&order.0)?;
+        let reached = tracee.run(stop, || client.has_answered())?;
+        if reached {
+            // Dead before it could run on.
+            self.pods[pod].client()?.process().signal(Signal::SIGKILL)?;
+            drop(tracee);
+            self.pods[pod].kill_client()?;
+            self.settle(pod, Some(order))?;
+        } else {
+            drop(tracee);
+            let answer = self.pods[pod].client()?.receive()?;
+            self.apply(pod, &order.1, &answer)?;
+        }
+        self.check()?;
+        Ok(reached)
+    }
+
+    /// A client was killed while it did this: find out what became of it, and start another.
+    fn settle(&mut self, pod: usize, order: Option<(Command, Effect)>) -> Result<()> {
         self.model.release_all(pod);
         if let Some((command, effect)) = order {
             self.adopt(pod, &effect).with_context(|| format!("killed in {command:?}"))?;
@@ -330,11 +386,39 @@ impl Play {
             wait_exactly(after);
         }
         self.pods[pod].kill_sidecar()?;
+        self.restart_sidecar(pod, order)
+    }
+
+    /// The same for the sidecar, which is started again at once: the client must not notice.
+    ///
+    /// # Errors
+    /// When something is not as the model says.
+    pub fn kill_sidecar_at(&mut self, stop: usize, what: &Step) -> Result<bool> {
+        let pod = what.pod();
+        let order = self.orders(what)?.into_iter().next().context("nothing to do")?;
+        let mut tracee = Tracee::attach(self.pods[pod].sidecar()?.pid())?;
+        let client = self.pods[pod].client()?;
+        client.send(&order.0)?;
+        let reached = tracee.run(stop, || client.has_answered())?;
+        if reached {
+            self.pods[pod].sidecar()?.signal(Signal::SIGKILL)?;
+            drop(tracee);
+            self.pods[pod].kill_sidecar()?;
+            self.restart_sidecar(pod, Some(order))?;
+        } else {
+            drop(tracee);
+            let answer = self.pods[pod].client()?.receive()?;
+            self.apply(pod, &order.1, &answer)?;
+        }
+        self.check()?;
+        Ok(reached)
+    }
+
+    fn restart_sidecar(&mut self, pod: usize, order: Option<(Command, Effect)>) -> Result<()> {
         self.pods[pod].start_sidecar()?;
         if let Some((command, effect)) = order {
-            // It came back in time: the client did not notice.
             let answer = self.pods[pod].client()?.receive()?;
-            self.apply(pod, &effect, &answer).with_context(|| format!("{command:?}"))?;
+            self.apply(pod, &effect, &answer).with_context(|| format!("{command:?}: {answer:?}"))?;
         }
         Ok(())
     }
@@ -345,7 +429,7 @@ impl Play {
         let shown = Shown::scan(self.world.volume())?;
         let (added, name) = match effect {
             Effect::Sealed(content, name, _) => (Some(*content), name.as_ref()),
-            Effect::Removed(name) => (None, Some(name)),
+            Effect::Removed(name) | Effect::Linked(_, name) => (None, Some(name)),
             _ => (None, None),
         };
         let known = |object: &String| self.model.at(&Place::Objects(object.clone()));
@@ -365,10 +449,10 @@ impl Play {
                     let inode = inode.with_context(|| format!("{name} points to nothing"))?;
                     self.model.names.insert(name.clone(), inode);
                 }
-                None if added.is_some() && old.is_some() => bail!("{name} vanished"),
-                None => {
+                None if matches!(effect, Effect::Removed(_)) => {
                     self.model.names.remove(name);
                 }
+                None => ensure!(old.is_none(), "{name} vanished"),
             }
         }
         let removable = match effect {

@@ -36,6 +36,26 @@ pub enum Step {
         /// Bytes.
         len: u64,
     },
+    /// The client writes an object in pieces.
+    Write {
+        /// The pod.
+        pod: usize,
+        /// The name, if any.
+        name: Option<u64>,
+        /// Bytes.
+        len: u64,
+        /// Bytes of a piece.
+        piece: u64,
+    },
+    /// The client gives an object another name.
+    Link {
+        /// The pod.
+        pod: usize,
+        /// A name of it.
+        from: u64,
+        /// The other name.
+        to: u64,
+    },
     /// The client makes an object in place and holds it.
     Create {
         /// The pod.
@@ -127,6 +147,8 @@ impl Step {
     pub fn pod(&self) -> usize {
         match self {
             Self::Put { pod, .. }
+            | Self::Write { pod, .. }
+            | Self::Link { pod, .. }
             | Self::Create { pod, .. }
             | Self::Seal { pod, .. }
             | Self::Get { pod, .. }
@@ -202,10 +224,21 @@ fn by_client(random: &mut Random, pod: usize) -> Step {
 fn changing(random: &mut Random, pod: usize) -> Step {
     let name = random.chance(80).then(|| random.below(NAMES));
     match random.below(100) {
-        0..60 => Step::Put {
+        0..40 => Step::Put {
             pod,
             name,
             len: len(random),
+        },
+        40..55 => Step::Write {
+            pod,
+            name,
+            len: len(random),
+            piece: random.one_of(&[5_000, 70_000, 1 << 20]),
+        },
+        55..60 => Step::Link {
+            pod,
+            from: random.below(NAMES),
+            to: random.below(NAMES),
         },
         60..75 => Step::Seal {
             pod,
@@ -250,7 +283,7 @@ mod tests {
         let mut kinds: Vec<_> = steps.iter().map(std::mem::discriminant).collect();
         kinds.dedup();
         let kinds: std::collections::HashSet<_> = kinds.into_iter().collect();
-        assert_eq!(kinds.len(), 12);
+        assert_eq!(kinds.len(), 14);
         let inside = |s: &Step| matches!(s, Step::KillClient { what, .. } if matches!(**what, Step::Seal { .. }));
         assert!(steps.iter().any(inside));
     }
