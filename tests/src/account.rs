@@ -72,7 +72,9 @@ impl Account {
     /// When it did not.
     pub fn take(&mut self, owner: CgroupId, len: u64) -> Result<()> {
         let bytes = self.bill.get_mut(&owner).context("an owner")?;
-        *bytes = bytes.checked_sub(pages(len)).context("more taken than there was")?;
+        *bytes = bytes
+            .checked_sub(pages(len))
+            .context("more taken than there was")?;
         Ok(())
     }
 
@@ -148,7 +150,13 @@ pub fn create(pod: &mut Pod, view: u32, name: &str, content: Content) -> Result<
 ///
 /// # Errors
 /// When it is not there, or a byte is wrong.
-pub fn get(pod: &mut Pod, name: &str, content: Content, shared: bool, view: Option<u32>) -> Result<()> {
+pub fn get(
+    pod: &mut Pod,
+    name: &str,
+    content: Content,
+    shared: bool,
+    view: Option<u32>,
+) -> Result<()> {
     let command = Command::Get {
         name: name.into(),
         content,

@@ -26,7 +26,10 @@ fn build() -> Result<PathBuf> {
     }
     // target/<profile>/deps/<test>-<hash>
     let test = std::env::current_exe()?;
-    let output = test.ancestors().nth(2).context("the directory of the profile")?;
+    let output = test
+        .ancestors()
+        .nth(2)
+        .context("the directory of the profile")?;
     let target = output.parent().context("the target directory")?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo

@@ -85,7 +85,9 @@ impl Client {
     pub fn send(&mut self, command: &Command) -> Result<()> {
         let mut line = serde_json::to_string(command)?;
         line.push('\n');
-        self.input.write_all(line.as_bytes()).context("the client is gone")
+        self.input
+            .write_all(line.as_bytes())
+            .context("the client is gone")
     }
 
     /// Waits for an answer.
@@ -106,7 +108,10 @@ impl Client {
     /// # Errors
     /// When the pipe fails.
     pub fn has_answered(&self) -> Result<bool> {
-        let mut pipe = [PollFd::new(self.output.get_ref().as_fd(), PollFlags::POLLIN)];
+        let mut pipe = [PollFd::new(
+            self.output.get_ref().as_fd(),
+            PollFlags::POLLIN,
+        )];
         Ok(poll(&mut pipe, PollTimeout::ZERO)? > 0)
     }
 

@@ -90,8 +90,10 @@ pub enum Command {
         /// Its content.
         content: Content,
     },
-    /// Read everything that the tree shows: list it, and get and check what is listed.
+    /// List everything, and stat and get what is listed, whatever it is.
     Walk,
+    /// Hold everything against the format.
+    Fsck,
     /// Unlink removed objects that nobody maps any more.
     Sweep,
 }
@@ -129,6 +131,8 @@ pub enum Answer {
     },
     /// How many there were.
     Count(u64),
+    /// What breaks the format, as `path: fault`.
+    Faults(Vec<String>),
     /// It failed, and nothing was changed.
     Failed(Failure),
     /// A byte was wrong.

@@ -115,8 +115,7 @@ pub fn compare(root: &Path, model: &Model, litter: &BTreeSet<String>) -> Result<
             continue;
         };
         let sealed = !matches!(file.place, Place::Plain(_));
-        content(&path, file.content.into(), sealed)
-            .with_context(|| format!("{:?}", file.place))?;
+        content(&path, file.content.into(), sealed).with_context(|| format!("{:?}", file.place))?;
     }
     Ok(())
 }
@@ -129,8 +128,14 @@ fn same<V: Eq + std::fmt::Debug>(
     if shown == expected {
         return Ok(());
     }
-    let extra: Vec<_> = shown.iter().filter(|(k, v)| expected.get(*k) != Some(v)).collect();
-    let missing: Vec<_> = expected.iter().filter(|(k, v)| shown.get(*k) != Some(v)).collect();
+    let extra: Vec<_> = shown
+        .iter()
+        .filter(|(k, v)| expected.get(*k) != Some(v))
+        .collect();
+    let missing: Vec<_> = expected
+        .iter()
+        .filter(|(k, v)| shown.get(*k) != Some(v))
+        .collect();
     bail!("{what}: not expected {extra:?}, missing {missing:?}")
 }
 
@@ -168,6 +173,9 @@ fn check_sealed(metadata: &Metadata, len: u64) -> Result<()> {
     ensure!(mode == 0o444 && links == 1, "mode {mode:o}, {links} links");
     let allocated = metadata.blocks() * 512;
     let expected = len.next_multiple_of(crate::model::PAGE);
-    ensure!(allocated == expected, "{allocated} bytes allocated instead of {expected}");
+    ensure!(
+        allocated == expected,
+        "{allocated} bytes allocated instead of {expected}"
+    );
     Ok(())
 }

@@ -48,7 +48,10 @@ pub fn check(root: &Path, expected: &Bill) -> Result<()> {
 
 fn compare(found: &Bill, expected: &Bill) -> Result<()> {
     for owner in found.keys().chain(expected.keys()) {
-        let (is, should) = (found.get(owner).unwrap_or(&0), expected.get(owner).unwrap_or(&0));
+        let (is, should) = (
+            found.get(owner).unwrap_or(&0),
+            expected.get(owner).unwrap_or(&0),
+        );
         if is != should {
             bail!("{owner} is charged {is} bytes instead of {should}: {found:?}, not {expected:?}");
         }
@@ -66,28 +69,4 @@ pub fn compare_used(used: u64, expected: u64, ahead: u64) -> Result<()> {
         "{used} bytes are in use instead of {expected} and at most {ahead} reserved ahead"
     );
     Ok(())
-}
-
-/// Unlinks removed objects that nobody maps any more.
-///
-/// # Errors
-/// When the trash cannot be read.
-pub fn sweep(volume: &vineyard_store::Volume) -> Result<()> {
-    use std::os::fd::AsRawFd;
-    for e in std::fs::read_dir(volume.root().join(".vineyard/trash"))? {
-        let e = e?;
-        let f = std::fs::File::open(e.path())?;
-        // SAFETY: TEMPORARY
-        let ok = unsafe { nix::libc::fcntl(f.as_raw_fd(), nix::libc::F_SETLEASE, nix::libc::F_WRLCK) } == 0;
-        if ok { std::fs::remove_file(e.path())?; }
-    }
-    Ok(())
-}
-
-/// Moves what `from` pays to `to`.
-///
-/// # Errors
-/// When something does not move.
-pub fn recharge(_: &Path, _: &[CgroupId], _: &crate::cgroups::Cgroup) -> Result<()> {
-    bail!("not yet")
 }

@@ -16,6 +16,7 @@ pub mod performer;
 pub mod pod;
 pub mod process;
 pub mod random;
+pub mod recharge;
 pub mod requirements;
 pub mod sequence;
 pub mod steps;

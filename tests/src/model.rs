@@ -99,8 +99,14 @@ impl Model {
     #[must_use]
     pub fn unnamed(&self) -> Vec<u64> {
         let named: BTreeSet<u64> = self.names.values().copied().collect();
-        let objects = self.files.iter().filter(|(_, f)| matches!(f.place, Place::Objects(_)));
-        objects.map(|(inode, _)| *inode).filter(|inode| !named.contains(inode)).collect()
+        let objects = self
+            .files
+            .iter()
+            .filter(|(_, f)| matches!(f.place, Place::Objects(_)));
+        objects
+            .map(|(inode, _)| *inode)
+            .filter(|inode| !named.contains(inode))
+            .collect()
     }
 
     /// Points `name` to an object. The object that it pointed to, if nothing else does, is removed.
@@ -140,7 +146,8 @@ impl Model {
     /// Forgets what nobody holds any more, as the kernel does, and a sweep for the trash.
     pub fn collect(&mut self) {
         let gone = |f: &File| matches!(f.place, Place::Nowhere | Place::Trash(_));
-        self.files.retain(|_, file| !(gone(file) && file.holders.is_empty()));
+        self.files
+            .retain(|_, file| !(gone(file) && file.holders.is_empty()));
     }
 
     /// A view is unmapped.
@@ -164,7 +171,10 @@ impl Model {
     pub fn views(&self, pod: usize) -> Vec<(u32, u64)> {
         let all = self.files.iter();
         let views = all.flat_map(|(inode, f)| f.holders.iter().map(move |h| (h, *inode)));
-        views.filter(|((p, _), _)| *p == pod).map(|((_, view), inode)| (*view, inode)).collect()
+        views
+            .filter(|((p, _), _)| *p == pod)
+            .map(|((_, view), inode)| (*view, inode))
+            .collect()
     }
 
     /// A cgroup is gone: the kernel names its nearest living ancestor as payer.

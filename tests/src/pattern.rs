@@ -68,7 +68,10 @@ mod tests {
 
     #[test]
     fn parts_make_up_the_whole_and_one_flipped_bit_is_found() {
-        let pattern = Pattern { seed: 7, len: 10_003 };
+        let pattern = Pattern {
+            seed: 7,
+            len: 10_003,
+        };
         let mut whole = pattern.bytes();
         let mut part = vec![0; 1003];
         pattern.fill(9000, &mut part);

@@ -1,6 +1,7 @@
 //! The inside of the test client: performs [`Command`]s on a real volume, billed to a real sidecar.
 
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::io::{self, BufRead, IoSlice, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +9,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use vineyard_charge::{Limit, Payer, RemotePayer, ReserveError};
 use vineyard_store::{
-    Content as Bytes, Draft, Error, Key, Kind, Mapping, Mode, Name, Options, PutOptions, Ref, Volume,
+    Content as Bytes, Draft, Error, Key, Kind, ListOptions, Mapping, Mode, Name, Options,
+    PutOptions, Ref, Volume,
 };
 
 use crate::commands::{Answer, Cause, Command, Content, Failure};
@@ -111,7 +113,9 @@ impl Performer {
                     ..named(name)?
                 };
                 let bytes = Pattern::from(content).bytes();
-                let object = self.volume.put(Kind::Raw, &[IoSlice::new(&bytes)], &options)?;
+                let object = self
+                    .volume
+                    .put(Kind::Raw, &[IoSlice::new(&bytes)], &options)?;
                 Ok(sealed(&object))
             }
             Command::Write {
@@ -120,7 +124,8 @@ impl Performer {
                 piece,
             } => self.write(name, content, piece),
             Command::Link { from, to } => {
-                self.volume.link(Key::Name(&parse(from)?), &parse(to)?, true)?;
+                self.volume
+                    .link(Key::Name(&parse(from)?), &parse(to)?, true)?;
                 Ok(Answer::Done)
             }
             Command::Create { view, content } => self.create(view, content),
@@ -129,7 +134,8 @@ impl Performer {
                     return Err(anyhow::anyhow!("view {view} is no draft").into());
                 };
                 let (object, mapping) = draft.seal(&named(name)?).map_err(Error::from)?;
-                self.views.insert(view, View::Sealed(mapping, pattern, false));
+                self.views
+                    .insert(view, View::Sealed(mapping, pattern, false));
                 Ok(sealed(&object))
             }
             Command::Get {
@@ -169,12 +175,47 @@ impl Performer {
                 std::fs::write(self.root.join(name), bytes).map_err(anyhow::Error::from)?;
                 Ok(Answer::Done)
             }
-            Command::Walk => Err(anyhow::anyhow!("not yet").into()),
+            Command::Walk => Ok(Answer::Count(self.walk()?)),
+            Command::Fsck => {
+                let report = self.volume.fsck(false)?;
+                let problems = report.problems.iter();
+                let faults = problems
+                    .map(|p| format!("{}: {}", p.path, p.fault))
+                    .collect();
+                Ok(Answer::Faults(faults))
+            }
             Command::Sweep => {
-                crate::ledger::sweep(&self.volume)?;
+                self.volume.sweep()?;
                 Ok(Answer::Done)
             }
         }
+    }
+
+    /// Errors are what a hostile volume is made of: only crashes and hangs count.
+    fn walk(&self) -> Result<u64, Error> {
+        let options = ListOptions {
+            stat: true,
+            ..ListOptions::default()
+        };
+        let mut count = 0;
+        for listed in self.volume.list(&options)? {
+            count += 1;
+            let Ok(listed) = listed else {
+                continue;
+            };
+            let key = Key::Name(&listed.name);
+            let _ = self.volume.stat(key);
+            let _ = self.volume.exists(&listed.name);
+            let _ = self.volume.is_stream(&listed.name);
+            if let Ok(object) = self.volume.get(key, Mode::CopyOnWrite) {
+                // Every byte, so that a mapping of what is not there is found out.
+                black_box(object.bytes().iter().fold(0_u8, |a, b| a ^ b));
+            }
+            if let Ok(pack) = self.volume.open_pack(key, Mode::ReadOnly) {
+                count += pack.members().count() as u64;
+            }
+        }
+        Ok(count)
     }
 
     fn write(&self, name: Option<String>, content: Content, piece: u64) -> Result<Answer, Stop> {
@@ -204,10 +245,16 @@ impl Performer {
         shared: bool,
         view: Option<u32>,
     ) -> Result<Answer, Stop> {
-        let mode = if shared { Mode::ReadOnly } else { Mode::CopyOnWrite };
+        let mode = if shared {
+            Mode::ReadOnly
+        } else {
+            Mode::CopyOnWrite
+        };
         let object = self.volume.get(Key::Name(&parse(name)?), mode)?;
         pattern.check(object.bytes()).context("get")?;
-        let id = object.id.map_or_else(String::new, |id| format!("{id}.{}", object.kind.as_str()));
+        let id = object
+            .id
+            .map_or_else(String::new, |id| format!("{id}.{}", object.kind.as_str()));
         if let Some(view) = view {
             let held = match object.content {
                 Bytes::Mapped(mapping) => View::Sealed(mapping, pattern, false),

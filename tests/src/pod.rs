@@ -81,8 +81,16 @@ impl World {
             cgroup.limit(limit)?;
         }
         let directory = self.directory.path().join(&settings.name);
-        fs::create_dir_all(&directory)?;
-        chown(&directory, Some(settings.sidecar_uid), Some(settings.sidecar_uid))?;
+        // A pod of the same name was another pod.
+        if directory.exists() {
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::create_dir(&directory)?;
+        chown(
+            &directory,
+            Some(settings.sidecar_uid),
+            Some(settings.sidecar_uid),
+        )?;
         Ok(Pod {
             client: None,
             sidecar: None,
@@ -324,7 +332,10 @@ impl Pod {
         for cgroup in [&self.cgroup, &self.client_cgroup, &self.sidecar_cgroup] {
             let kills = cgroup.memory().oom_kills()?;
             if kills > 0 {
-                bail!("{kills} processes of {} were OOM-killed", self.settings.name);
+                bail!(
+                    "{kills} processes of {} were OOM-killed",
+                    self.settings.name
+                );
             }
         }
         Ok(())

@@ -99,7 +99,9 @@ impl Process {
         };
         // SAFETY: between fork and exec only system calls are made, on a file that was opened before.
         unsafe { command.pre_exec(join) };
-        let child = command.spawn().with_context(|| format!("start {}", name.display()))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("start {}", name.display()))?;
         watchdog::watch(child.id());
         Ok(Self {
             child,

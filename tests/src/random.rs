@@ -51,7 +51,9 @@ pub fn mix(mut z: u64) -> u64 {
 pub fn seed() -> u64 {
     number("VINEYARD_SEED").unwrap_or_else(|| {
         let now = std::time::SystemTime::now();
-        let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let since = now
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap_or_default();
         mix(since.as_secs() << 20 ^ u64::from(since.subsec_nanos())) >> 16
     })
 }

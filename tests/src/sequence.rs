@@ -3,18 +3,21 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use vineyard_store::{Options, Volume};
+use vineyard_charge::RemotePayer;
+use vineyard_store::{Fault, Options, Volume};
 
 use crate::commands::{Answer, Cause, Command, Content};
 use crate::inspect::{self, Shown};
 use crate::ledger;
 use crate::model::{File, MAX_READ, Model, Place};
 use crate::pod::{Pod, PodSettings, World};
+use crate::recharge::recharge;
 use crate::steps::{NAMES, PODS, Step};
 use crate::trace::Tracee;
 
@@ -22,7 +25,7 @@ use crate::trace::Tracee;
 const SIZE: u64 = 48 << 20;
 
 /// What a client may hold reserved ahead of need, and what a reserve may need beyond its bytes.
-const AHEAD: u64 = 8 << 20;
+const AHEAD: u64 = 2 << 20;
 
 /// Drafts have no inode that anybody sees: their numbers begin here.
 const DRAFTS: u64 = 1 << 62;
@@ -50,9 +53,10 @@ enum Effect {
 #[derive(Debug)]
 pub struct Play {
     pods: Vec<Pod>,
+    payer: RemotePayer,
     retainer: Pod,
     model: Model,
-    driver: Volume,
+    driver: Arc<Volume>,
     litter: BTreeSet<String>,
     serial: u32,
     world: World,
@@ -65,15 +69,20 @@ impl Play {
     /// When something does not start.
     pub fn new(client: &'static str) -> Result<Self> {
         let world = World::new(SIZE, client)?;
-        let driver = Volume::open(world.volume(), Options::default())?;
-        let pods = (0..PODS).map(|pod| world.started(settings(pod, 0))).collect::<Result<_>>()?;
-        let retainer = world.pod(PodSettings::new("retainer", 9))?;
+        let driver = Arc::new(Volume::open(world.volume(), Options::default())?);
+        let pods = (0..PODS)
+            .map(|pod| world.started(settings(pod, 0)))
+            .collect::<Result<_>>()?;
+        let mut retainer = world.pod(PodSettings::new("retainer", 9))?;
+        retainer.start_sidecar()?;
+        let payer = RemotePayer::connect(retainer.socket(), "driver")?;
         let model = Model {
             tree: ledger::survey(world.volume())?,
             ..Model::default()
         };
         Ok(Self {
             pods,
+            payer,
             retainer,
             model,
             driver,
@@ -89,14 +98,15 @@ impl Play {
     /// When something is not as the model says.
     pub fn step(&mut self, step: &Step) -> Result<()> {
         match step {
-            Step::Recharge { .. } => {}
+            Step::Recharge { pod } => self.recharge(*pod)?,
             Step::ReplacePod { pod } => self.replace(*pod)?,
             Step::KillClient { after, what } => self.kill_client(*after, what)?,
             Step::KillSidecar { after, what } => self.kill_sidecar(*after, what)?,
             what => {
                 for (command, effect) in self.orders(what)? {
                     let answer = self.pods[what.pod()].call(&command)?;
-                    self.apply(what.pod(), &effect, &answer).with_context(|| format!("{command:?}"))?;
+                    self.apply(what.pod(), &effect, &answer)
+                        .with_context(|| format!("{command:?}"))?;
                 }
             }
         }
@@ -120,7 +130,16 @@ impl Play {
             self.pods[pod].kill_client()?;
             self.model.release_all(pod);
         }
-        self.check()
+        self.check()?;
+        // Notes of clients that were killed are no harm; everything else is.
+        let report = self.driver.fsck(false)?;
+        let mut problems = report
+            .problems
+            .into_iter()
+            .filter(|p| p.fault != Fault::Orphan);
+        problems
+            .next()
+            .map_or(Ok(()), |problem| bail!("{problem:?}"))
     }
 
     /// What the client is told for a step, and what that changes. Nothing when it cannot be done now.
@@ -188,7 +207,10 @@ impl Play {
             },
             Step::Remove { name, .. } => {
                 let name = name_of(*name);
-                vec![(Command::Remove { name: name.clone() }, Effect::Removed(name))]
+                vec![(
+                    Command::Remove { name: name.clone() },
+                    Effect::Removed(name),
+                )]
             }
             Step::RemoveUnnamed { which, .. } => {
                 let Some(inode) = pick(&self.model.unnamed(), *which).copied() else {
@@ -214,7 +236,10 @@ impl Play {
     }
 
     fn get(&mut self, name: &str, shared: bool, hold: bool, dirty: bool) -> Vec<(Command, Effect)> {
-        let found = self.model.named(name).map(|file| (file.content, self.model.names[name]));
+        let found = self
+            .model
+            .named(name)
+            .map(|file| (file.content, self.model.names[name]));
         let Some((content, inode)) = found else {
             let content = Content { seed: 0, len: 0 };
             let command = get(name, content, shared, None);
@@ -277,7 +302,9 @@ impl Play {
                 self.justify(content.len, Cause::Volume)?;
                 // Half-written, as ordinary files are.
                 let _ = fs::remove_file(self.world.volume().join(name));
-                self.model.files.retain(|_, f| f.place != Place::Plain(name.clone()));
+                self.model
+                    .files
+                    .retain(|_, f| f.place != Place::Plain(name.clone()));
             }
             (effect, answer) => bail!("{effect:?} was expected, not {answer:?}"),
         }
@@ -285,7 +312,13 @@ impl Play {
     }
 
     /// An object was sealed, maybe from a draft.
-    fn sealed(&mut self, pod: usize, object: &str, content: Content, draft: Option<u32>) -> Result<u64> {
+    fn sealed(
+        &mut self,
+        pod: usize,
+        object: &str,
+        content: Content,
+        draft: Option<u32>,
+    ) -> Result<u64> {
         let place = Place::Objects(object.into());
         let path = inspect::path(self.world.volume(), &place).context("a path")?;
         let inode = fs::metadata(&path)?.ino();
@@ -349,7 +382,11 @@ impl Play {
     /// When something is not as the model says.
     pub fn kill_client_at(&mut self, stop: usize, what: &Step) -> Result<bool> {
         let pod = what.pod();
-        let order = self.orders(what)?.into_iter().next().context("nothing to do")?;
+        let order = self
+            .orders(what)?
+            .into_iter()
+            .next()
+            .context("nothing to do")?;
         let client = self.pods[pod].client()?;
         let mut tracee = Tracee::attach(client.process().pid())?;
         client.send(&order.0)?;
@@ -373,7 +410,8 @@ impl Play {
     fn settle(&mut self, pod: usize, order: Option<(Command, Effect)>) -> Result<()> {
         self.model.release_all(pod);
         if let Some((command, effect)) = order {
-            self.adopt(pod, &effect).with_context(|| format!("killed in {command:?}"))?;
+            self.adopt(pod, &effect)
+                .with_context(|| format!("killed in {command:?}"))?;
         }
         self.pods[pod].start_client()
     }
@@ -395,7 +433,11 @@ impl Play {
     /// When something is not as the model says.
     pub fn kill_sidecar_at(&mut self, stop: usize, what: &Step) -> Result<bool> {
         let pod = what.pod();
-        let order = self.orders(what)?.into_iter().next().context("nothing to do")?;
+        let order = self
+            .orders(what)?
+            .into_iter()
+            .next()
+            .context("nothing to do")?;
         let mut tracee = Tracee::attach(self.pods[pod].sidecar()?.pid())?;
         let client = self.pods[pod].client()?;
         client.send(&order.0)?;
@@ -418,7 +460,8 @@ impl Play {
         self.pods[pod].start_sidecar()?;
         if let Some((command, effect)) = order {
             let answer = self.pods[pod].client()?.receive()?;
-            self.apply(pod, &effect, &answer).with_context(|| format!("{command:?}: {answer:?}"))?;
+            self.apply(pod, &effect, &answer)
+                .with_context(|| format!("{command:?}: {answer:?}"))?;
         }
         Ok(())
     }
@@ -433,7 +476,11 @@ impl Play {
             _ => (None, None),
         };
         let known = |object: &String| self.model.at(&Place::Objects(object.clone()));
-        let fresh: Vec<_> = shown.objects.keys().filter(|o| known(o).is_none()).collect();
+        let fresh: Vec<_> = shown
+            .objects
+            .keys()
+            .filter(|o| known(o).is_none())
+            .collect();
         match (fresh.as_slice(), added) {
             ([], _) => {}
             ([object], Some(content)) => {
@@ -471,10 +518,14 @@ impl Play {
 
     fn recharge(&mut self, pod: usize) -> Result<()> {
         let from = self.pods[pod].cgroup().memory().subtree()?;
-        ledger::recharge(self.world.volume(), &from, self.retainer.sidecar_cgroup())?;
+        let owners = self.retainer.cgroup().memory().subtree()?;
+        recharge(self.world.mount(), &from, &owners, &self.payer)?;
         let to = self.retainer.sidecar_cgroup().id();
         let shown = Shown::scan(self.world.volume())?;
-        let moved: Vec<u64> = self.model.files.iter()
+        let moved: Vec<u64> = self
+            .model
+            .files
+            .iter()
             .filter(|(_, f)| from.contains(&f.payer) && f.place != Place::Nowhere)
             .map(|(inode, _)| *inode)
             .collect();
@@ -497,7 +548,10 @@ impl Play {
                 holders: BTreeSet::new(),
                 ..file
             };
-            self.model.files.entry(old).and_modify(|f| f.place = Place::Nowhere);
+            self.model
+                .files
+                .entry(old)
+                .and_modify(|f| f.place = Place::Nowhere);
             self.model.files.insert(now, copy);
             for inode in self.model.names.values_mut().filter(|i| **i == old) {
                 *inode = now;
@@ -526,7 +580,7 @@ impl Play {
             pod.check_alive()?;
         }
         self.retainer.check_alive()?;
-        ledger::sweep(&self.driver)?;
+        self.driver.sweep()?;
         self.model.collect();
         inspect::compare(self.world.volume(), &self.model, &self.litter)?;
         ledger::check(self.world.volume(), &self.model.bill())?;

@@ -183,7 +183,7 @@ fn step(random: &mut Random) -> Step {
             after: delay(random),
             what: Box::new(changing(random, pod)),
         },
-        89..90 => Step::Recharge { pod }, // TEMP
+        89..96 => Step::Recharge { pod },
         _ => Step::ReplacePod { pod },
     }
 }

@@ -36,7 +36,11 @@ impl Tracee {
     ///
     /// # Errors
     /// When it ends.
-    pub fn run(&mut self, stops: usize, mut finished: impl FnMut() -> Result<bool>) -> Result<bool> {
+    pub fn run(
+        &mut self,
+        stops: usize,
+        mut finished: impl FnMut() -> Result<bool>,
+    ) -> Result<bool> {
         let mut left = stops;
         loop {
             if self.stopped {

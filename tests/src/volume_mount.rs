@@ -1,6 +1,7 @@
 //! A tmpfs of its own, mounted where only this test sees it.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -8,12 +9,14 @@ use anyhow::{Context, Result};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
+use vineyard_charge::recharge::Slack;
 
 /// A mounted tmpfs. It is unmounted with this guard; and it lives in a mount namespace of the calling thread and of the
 /// processes that it starts, so that it goes with them even when the test is killed.
 #[derive(Debug)]
 pub struct VolumeMount {
     path: PathBuf,
+    size: u64,
 }
 
 impl VolumeMount {
@@ -31,12 +34,27 @@ impl VolumeMount {
         let options = format!("size={size},nr_inodes={inodes},mode=0777,huge=never");
         // `noswap` exists since Linux 6.4.
         let swapless = format!("{options},noswap");
-        mount(Some("vineyard-test"), path, Some("tmpfs"), flags, Some(swapless.as_str()))
-            .or_else(|_| {
-                mount(Some("vineyard-test"), path, Some("tmpfs"), flags, Some(options.as_str()))
-            })
-            .context("mount of a tmpfs")?;
-        let mounted = Self { path: path.into() };
+        mount(
+            Some("vineyard-test"),
+            path,
+            Some("tmpfs"),
+            flags,
+            Some(swapless.as_str()),
+        )
+        .or_else(|_| {
+            mount(
+                Some("vineyard-test"),
+                path,
+                Some("tmpfs"),
+                flags,
+                Some(options.as_str()),
+            )
+        })
+        .context("mount of a tmpfs")?;
+        let mounted = Self {
+            path: path.into(),
+            size,
+        };
         // The mode of the mount is not subject to the umask, but say so.
         fs::set_permissions(path, fs::Permissions::from_mode(0o777))?;
         Ok(mounted)
@@ -64,6 +82,32 @@ impl VolumeMount {
     pub fn capacity(&self) -> Result<u64> {
         let fs = statvfs(&self.path)?;
         Ok(fs.blocks() * fs.fragment_size())
+    }
+}
+
+impl VolumeMount {
+    fn resize(&self, size: u64) -> io::Result<()> {
+        let none: Option<&str> = None;
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        Ok(mount(
+            none,
+            &self.path,
+            none,
+            flags,
+            Some(format!("size={size}").as_str()),
+        )?)
+    }
+}
+
+impl Slack for VolumeMount {
+    fn lend(&self, bytes: u64) -> io::Result<()> {
+        self.resize(self.size + bytes)
+    }
+
+    fn take_back(&self, _: u64) {
+        if let Err(error) = self.resize(self.size) {
+            eprintln!("{} keeps what it was lent: {error}", self.path.display());
+        }
     }
 }
 

@@ -49,7 +49,10 @@ fn kill_at_every_stop(what: &str, steps: &[Step]) -> Result<()> {
         }
         stop += 1;
     }
-    ensure!(stop > 10, "{what} makes only {stop} stops: it was not traced");
+    ensure!(
+        stop > 10,
+        "{what} makes only {stop} stops: it was not traced"
+    );
     println!("{what}: killed at {stop} stops");
     play.finish()
 }
@@ -58,7 +61,10 @@ fn kill_at_every_stop(what: &str, steps: &[Step]) -> Result<()> {
 fn a_client_killed_anywhere_in_a_put_leaves_the_old_object_or_the_new_one() -> Result<()> {
     skip_unless_possible!();
     for len in LENGTHS {
-        kill_at_every_stop(&format!("put of {len}"), &[put(0, 0, 70_001), put(0, 0, len)])?;
+        kill_at_every_stop(
+            &format!("put of {len}"),
+            &[put(0, 0, 70_001), put(0, 0, len)],
+        )?;
     }
     Ok(())
 }
@@ -96,7 +102,10 @@ fn a_client_killed_anywhere_in_a_removal_leaves_the_object_or_nothing() -> Resul
     skip_unless_possible!();
     let remove = Step::Remove { pod: 0, name: 0 };
     for len in LENGTHS {
-        kill_at_every_stop(&format!("removal of {len}"), &[put(0, 0, len), remove.clone()])?;
+        kill_at_every_stop(
+            &format!("removal of {len}"),
+            &[put(0, 0, len), remove.clone()],
+        )?;
         let release = Step::Release { pod: 1, which: 0 };
         let held = [release, put(0, 0, len), hold(1, 0), remove.clone()];
         kill_at_every_stop(&format!("removal of {len} that is mapped"), &held)?;
@@ -113,8 +122,14 @@ fn a_client_killed_anywhere_in_a_link_leaves_every_object_whole() -> Result<()> 
         to: 1,
     };
     let fresh = Step::Remove { pod: 1, name: 1 };
-    kill_at_every_stop("link to a fresh name", &[put(0, 0, 70_000), fresh, link.clone()])?;
-    kill_at_every_stop("link over a name", &[put(0, 0, 5000), put(1, 1, 70_000), link])
+    kill_at_every_stop(
+        "link to a fresh name",
+        &[put(0, 0, 70_000), fresh, link.clone()],
+    )?;
+    kill_at_every_stop(
+        "link over a name",
+        &[put(0, 0, 5000), put(1, 1, 70_000), link],
+    )
 }
 
 #[test]
@@ -132,7 +147,10 @@ fn a_sidecar_killed_anywhere_in_a_reserve_costs_its_client_nothing() -> Result<(
             let at = format!("put of {len}, sidecar killed at stop {stop}");
             let _deadline = deadline(LIMIT, at.clone());
             play.step(&fresh).with_context(|| at.clone())?;
-            if !play.kill_sidecar_at(stop, &put(0, 0, len)).with_context(|| at)? {
+            if !play
+                .kill_sidecar_at(stop, &put(0, 0, len))
+                .with_context(|| at)?
+            {
                 break;
             }
             stop += 1;

@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use vineyard_tests::account::{
-    Account, SIZES, create, done, get, pages, put, put_refused, remove,
-};
+use vineyard_tests::account::{Account, SIZES, create, done, get, pages, put, put_refused, remove};
 use vineyard_tests::commands::{Cause, Command, Content};
 use vineyard_tests::pod::{PodSettings, World};
 use vineyard_tests::skip_unless_possible;
@@ -47,7 +45,9 @@ fn every_length_is_on_the_sidecars_bill_and_readers_pay_nothing() -> Result<()> 
             get(&mut consumer, &name, object, true, None)?;
             get(&mut consumer, &name, object, false, Some(view))?;
             done(&mut consumer, &Command::Dirty { view })?;
-            account.check(&world).with_context(|| format!("{name} after a reader"))?;
+            account
+                .check(&world)
+                .with_context(|| format!("{name} after a reader"))?;
             get(&mut producer, &name, object, false, None)?;
             done(&mut consumer, &Command::Check { view })?;
             done(&mut consumer, &Command::Release { view })?;
@@ -59,7 +59,9 @@ fn every_length_is_on_the_sidecars_bill_and_readers_pay_nothing() -> Result<()> 
                 _ if len > vineyard_tests::model::MAX_READ => account.add(payer, len),
                 _ => account.out_of_tree(pages(len)),
             }
-            account.check(&world).with_context(|| format!("{name} removed"))?;
+            account
+                .check(&world)
+                .with_context(|| format!("{name} removed"))?;
             if way == "create" {
                 done(&mut producer, &Command::Check { view })?;
                 done(&mut producer, &Command::Release { view })?;
@@ -68,7 +70,9 @@ fn every_length_is_on_the_sidecars_bill_and_readers_pay_nothing() -> Result<()> 
                     account.take(payer, len)?;
                 }
                 account.out_of_tree(0);
-                account.check(&world).with_context(|| format!("{name} released"))?;
+                account
+                    .check(&world)
+                    .with_context(|| format!("{name} released"))?;
             }
         }
     }
@@ -89,12 +93,21 @@ fn a_draft_that_is_never_sealed_is_billed_to_the_sidecar_and_gone_with_its_clien
     let mut account = Account::open(&world)?;
     let before = pod.sidecar_cgroup().memory().usage()?;
     let object = content(1, 24 * MIB + 5);
-    done(&mut pod, &Command::Create { view: 1, content: object })?;
+    done(
+        &mut pod,
+        &Command::Create {
+            view: 1,
+            content: object,
+        },
+    )?;
     account.out_of_tree(pages(object.len));
     account.ahead(8 * MIB);
     account.check(&world)?;
     let billed = pod.sidecar_cgroup().memory().usage()? - before;
-    anyhow::ensure!(billed >= pages(object.len), "the sidecar's cgroup holds {billed} more bytes");
+    anyhow::ensure!(
+        billed >= pages(object.len),
+        "the sidecar's cgroup holds {billed} more bytes"
+    );
     pod.kill_client()?;
     account.out_of_tree(0);
     account.ahead(0);
@@ -165,7 +178,11 @@ fn a_put_beyond_the_sidecars_limit_is_refused_and_nobody_is_killed() -> Result<(
         account.check(&world)?;
         pod.check_alive()?;
     }
-    anyhow::ensure!(account.of(payer) > 40 * MIB, "only {} bytes fit", account.of(payer));
+    anyhow::ensure!(
+        account.of(payer) > 40 * MIB,
+        "only {} bytes fit",
+        account.of(payer)
+    );
     Ok(())
 }
 
@@ -235,7 +252,13 @@ fn an_ordinary_file_is_on_the_bill_of_the_container_that_writes_it() -> Result<(
     let mut account = Account::open(&world)?;
     let object = content(1, 3 * MIB + 17);
     let name = "plain".to_owned();
-    done(&mut pod, &Command::Plain { name, content: object })?;
+    done(
+        &mut pod,
+        &Command::Plain {
+            name,
+            content: object,
+        },
+    )?;
     account.add(pod.client_cgroup().id(), object.len);
     account.ahead(8 * MIB);
     account.check(&world)?;

@@ -1,0 +1,101 @@
+//! The driver's part of a recharge, as root: moves what some cgroups pay for a volume to a payer.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use vineyard_charge::recharge::{Large, Replace, SMALL};
+use vineyard_charge::survey::Surveyor;
+use vineyard_charge::{CgroupId, Payer};
+
+use crate::volume_mount::VolumeMount;
+
+/// What moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recharged {
+    /// Files that were pulled in place.
+    pub pulled: u64,
+    /// Files that were replaced by a copy.
+    pub copied: u64,
+    /// Copies whose old file somebody still maps.
+    pub still_viewed: u64,
+}
+
+/// Moves everything on the volume that is charged to `from` to `payer`, whose pod's cgroups are `to`. Nobody may be
+/// writing to an ordinary file meanwhile.
+///
+/// # Errors
+/// When anything stays.
+pub fn recharge(
+    mount: &VolumeMount,
+    from: &[CgroupId],
+    to: &[CgroupId],
+    payer: &dyn Payer,
+) -> Result<Recharged> {
+    let own = mount.path().join(".vineyard");
+    let mut surveyor = Surveyor::open()?;
+    let mut done = Recharged::default();
+    let (mut small, mut large) = (Vec::new(), Vec::new());
+    for (directory, sealed) in [
+        (own.join("objects"), true),
+        (own.join("trash"), false),
+        (mount.path().into(), false),
+    ] {
+        for path in charged_files(&directory, from, &mut surveyor)? {
+            let len = fs::metadata(&path)?.len();
+            if sealed && len <= SMALL {
+                small.push(path.file_name().unwrap_or_default().to_owned());
+            } else {
+                large.push(path);
+            }
+        }
+    }
+    let (objects, tmp) = (
+        File::open(own.join("objects"))?,
+        File::open(own.join("tmp"))?,
+    );
+    let replace = Replace {
+        directory: objects.as_fd(),
+        scratch: tmp.as_fd(),
+    };
+    for copied in replace.copy(&small, payer) {
+        done.copied += 1;
+        done.still_viewed += u64::from(copied?.still_viewed);
+    }
+    for path in large {
+        let file = File::open(&path)?;
+        let exclusive = File::options().read(true).write(true).open(&path)?;
+        let large = Large {
+            file: file.as_fd(),
+            exclusive: Some(exclusive.as_fd()),
+            owners: to,
+            slack: Some(mount),
+        };
+        let moved = large
+            .recharge(&mut surveyor, payer)
+            .with_context(|| path.display().to_string())?;
+        ensure!(moved.left == 0, "{}: {moved:?}", path.display());
+        done.pulled += 1;
+    }
+    Ok(done)
+}
+
+fn charged_files(
+    directory: &Path,
+    to: &[CgroupId],
+    surveyor: &mut Surveyor,
+) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_file() {
+            continue;
+        }
+        let summary = surveyor.summary(File::open(entry.path())?.as_fd())?;
+        if to.iter().any(|owner| summary.owners.contains_key(owner)) {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
