@@ -8,7 +8,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::sys::signal::Signal;
 use vineyard_charge::RemotePayer;
 use vineyard_store::{Fault, Options, Volume};
 
@@ -17,6 +16,7 @@ use crate::inspect::{self, Shown};
 use crate::ledger;
 use crate::model::{File, MAX_READ, Model, Place};
 use crate::pod::{Pod, PodSettings, World};
+use crate::process::poll;
 use crate::recharge::recharge;
 use crate::steps::{NAMES, PODS, Step};
 use crate::trace::Tracee;
@@ -26,6 +26,9 @@ const SIZE: u64 = 48 << 20;
 
 /// What a client may hold reserved ahead of need, and what a reserve may need beyond its bytes.
 const AHEAD: u64 = 2 << 20;
+
+/// How long another test may take from fork to exec.
+const SWEEP: Duration = Duration::from_secs(5);
 
 /// Drafts have no inode that anybody sees: their numbers begin here.
 const DRAFTS: u64 = 1 << 62;
@@ -393,9 +396,8 @@ impl Play {
         let reached = tracee.run(stop, || client.has_answered())?;
         if reached {
             // Dead before it could run on.
-            self.pods[pod].client()?.process().signal(Signal::SIGKILL)?;
-            drop(tracee);
             self.pods[pod].kill_client()?;
+            drop(tracee);
             self.settle(pod, Some(order))?;
         } else {
             drop(tracee);
@@ -443,9 +445,8 @@ impl Play {
         client.send(&order.0)?;
         let reached = tracee.run(stop, || client.has_answered())?;
         if reached {
-            self.pods[pod].sidecar()?.signal(Signal::SIGKILL)?;
-            drop(tracee);
             self.pods[pod].kill_sidecar()?;
+            drop(tracee);
             self.restart_sidecar(pod, Some(order))?;
         } else {
             drop(tracee);
@@ -580,12 +581,28 @@ impl Play {
             pod.check_alive()?;
         }
         self.retainer.check_alive()?;
-        self.driver.sweep()?;
         self.model.collect();
+        self.sweep()?;
         inspect::compare(self.world.volume(), &self.model, &self.litter)?;
         ledger::check(self.world.volume(), &self.model.bill())?;
         let ahead = self.pods.iter().filter(|pod| pod.has_client()).count() as u64 * AHEAD;
         ledger::compare_used(self.world.mount().used()?, self.model.used(), ahead)
+    }
+
+    /// Removes from the trash what nobody maps. Another test that forks at this moment holds what the sweep has open
+    /// until it executes its program: then it is asked again.
+    fn sweep(&self) -> Result<()> {
+        let trash = |f: &&File| matches!(f.place, Place::Trash(_));
+        let expected = self.model.files.values().filter(trash).count() as u64;
+        let mut result = Ok(());
+        poll(SWEEP, || match self.driver.sweep() {
+            Ok(report) => report.mapped <= expected,
+            Err(error) => {
+                result = Err(error);
+                true
+            }
+        });
+        Ok(result?)
     }
 
     fn content(&mut self, len: u64) -> Content {
