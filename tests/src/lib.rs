@@ -10,6 +10,7 @@ pub mod client;
 pub mod commands;
 pub mod inspect;
 pub mod ledger;
+pub mod leftovers;
 pub mod model;
 pub mod pattern;
 pub mod performer;

@@ -179,10 +179,10 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         watchdog::forget(self.child.id());
-        if !self.killed {
-            if let Ok(Some(status)) = self.child.try_wait() {
-                eprintln!("{} had died: {status}", self.name);
-            }
+        if !self.killed
+            && let Ok(Some(status)) = self.child.try_wait()
+        {
+            eprintln!("{} had died: {status}", self.name);
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

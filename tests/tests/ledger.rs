@@ -103,9 +103,10 @@ fn a_draft_that_is_never_sealed_is_billed_to_the_sidecar_and_gone_with_its_clien
     account.out_of_tree(pages(object.len));
     account.ahead(8 * MIB);
     account.check(&world)?;
+    // The kernel counts in batches, and the sidecar's own memory comes and goes.
     let billed = pod.sidecar_cgroup().memory().usage()? - before;
     anyhow::ensure!(
-        billed >= pages(object.len),
+        billed + MIB >= pages(object.len),
         "the sidecar's cgroup holds {billed} more bytes"
     );
     pod.kill_client()?;
