@@ -37,8 +37,10 @@ impl Volume {
         }
         let cursor = Mutex::new(Cursor::new(content));
         let failed = Mutex::new(None);
+        // A function of its own: in the head of the loop the lock would be held while the window is filled.
+        let next = || lock(&cursor).take(WINDOW);
         let work = || {
-            while let Some((offset, window)) = lock(&cursor).take(WINDOW) {
+            while let Some((offset, window)) = next() {
                 let length = window.iter().map(|s| s.len() as u64).sum();
                 let done = self.fill_window(file, offset, &window, length);
                 if let Err(error) = done {
