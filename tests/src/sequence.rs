@@ -1,11 +1,13 @@
 //! Plays a sequence of steps on a real volume with real pods, and compares with the model after every step.
 
+mod kills;
+mod orders;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use vineyard_charge::RemotePayer;
@@ -14,12 +16,11 @@ use vineyard_store::{Fault, Options, Volume};
 use crate::commands::{Answer, Cause, Command, Content};
 use crate::inspect::{self, Shown};
 use crate::ledger;
-use crate::model::{File, MAX_READ, Model, Place};
+use crate::model::{File, Model, Place};
 use crate::pod::{Pod, PodSettings, World};
 use crate::process::poll;
 use crate::recharge::recharge;
-use crate::steps::{NAMES, PODS, Step};
-use crate::trace::Tracee;
+use crate::steps::{PODS, Step};
 
 /// Capacity of the volume: sequences fill it now and then.
 const SIZE: u64 = 48 << 20;
@@ -145,121 +146,6 @@ impl Play {
             .map_or(Ok(()), |problem| bail!("{problem:?}"))
     }
 
-    /// What the client is told for a step, and what that changes. Nothing when it cannot be done now.
-    fn orders(&mut self, step: &Step) -> Result<Vec<(Command, Effect)>> {
-        let orders = match step {
-            Step::Put { name, len, .. } => {
-                let (content, name) = (self.content(*len), name.map(name_of));
-                let command = Command::Put {
-                    name: name.clone(),
-                    content,
-                    overwrite: true,
-                };
-                vec![(command, Effect::Sealed(content, name, None))]
-            }
-            Step::Write {
-                name, len, piece, ..
-            } => {
-                let (content, name) = (self.content(*len), name.map(name_of));
-                let command = Command::Write {
-                    name: name.clone(),
-                    content,
-                    piece: *piece,
-                };
-                vec![(command, Effect::Sealed(content, name, None))]
-            }
-            Step::Link { from, to, .. } => {
-                let (from, to) = (name_of(*from), name_of(*to));
-                let effect = match self.model.names.get(&from) {
-                    Some(inode) => Effect::Linked(*inode, to.clone()),
-                    None => Effect::Absent,
-                };
-                vec![(Command::Link { from, to }, effect)]
-            }
-            Step::Create { len, .. } => {
-                let (content, view) = (self.content(*len), self.next());
-                let command = Command::Create { view, content };
-                vec![(command, Effect::Drafted(content, view))]
-            }
-            Step::Seal { pod, name, which } => {
-                let views = self.model.views(*pod);
-                let drafts: Vec<_> = views.iter().filter(|(_, inode)| *inode >= DRAFTS).collect();
-                let Some((view, inode)) = pick(&drafts, *which) else {
-                    return Ok(Vec::new());
-                };
-                let (name, content) = (name.map(name_of), self.model.files[inode].content);
-                let command = Command::Seal {
-                    view: *view,
-                    name: name.clone(),
-                };
-                vec![(command, Effect::Sealed(content, name, Some(*view)))]
-            }
-            Step::Get {
-                name,
-                shared,
-                hold,
-                dirty,
-                ..
-            } => self.get(&name_of(*name), *shared, *hold, *dirty),
-            Step::Release { pod, which } => match pick(&self.model.views(*pod), *which) {
-                Some(&(view, _)) => vec![
-                    (Command::Check { view }, Effect::Dirtied),
-                    (Command::Release { view }, Effect::Released(view)),
-                ],
-                None => Vec::new(),
-            },
-            Step::Remove { name, .. } => {
-                let name = name_of(*name);
-                vec![(
-                    Command::Remove { name: name.clone() },
-                    Effect::Removed(name),
-                )]
-            }
-            Step::RemoveUnnamed { which, .. } => {
-                let Some(inode) = pick(&self.model.unnamed(), *which).copied() else {
-                    return Ok(Vec::new());
-                };
-                let Place::Objects(object) = self.model.files[&inode].place.clone() else {
-                    bail!("an object outside of objects/");
-                };
-                vec![(Command::RemoveObject { object }, Effect::Discarded(inode))]
-            }
-            Step::Plain { pod, name, len } => {
-                let uid = self.pods[*pod].settings().client_uid;
-                let (content, name) = (self.content(*len), format!("plain-{uid}-{name}"));
-                let command = Command::Plain {
-                    name: name.clone(),
-                    content,
-                };
-                vec![(command, Effect::Written(content, name))]
-            }
-            other => bail!("{other:?} is nothing that a client does"),
-        };
-        Ok(orders)
-    }
-
-    fn get(&mut self, name: &str, shared: bool, hold: bool, dirty: bool) -> Vec<(Command, Effect)> {
-        let found = self
-            .model
-            .named(name)
-            .map(|file| (file.content, self.model.names[name]));
-        let Some((content, inode)) = found else {
-            let content = Content { seed: 0, len: 0 };
-            let command = get(name, content, shared, None);
-            return vec![(command, Effect::Absent)];
-        };
-        let view = (hold && content.len > MAX_READ).then(|| self.next());
-        let command = get(name, content, shared, view);
-        let mut orders = vec![(command, Effect::Got(inode, view))];
-        if let Some(view) = view
-            && dirty
-            && !shared
-        {
-            orders.push((Command::Dirty { view }, Effect::Dirtied));
-        }
-        orders
-    }
-
     /// Changes the model as the answer says.
     fn apply(&mut self, pod: usize, effect: &Effect, answer: &Answer) -> Result<()> {
         let payer = self.pods[pod].sidecar_cgroup().id();
@@ -367,156 +253,6 @@ impl Play {
         Ok(())
     }
 
-    fn kill_client(&mut self, after: Duration, what: &Step) -> Result<()> {
-        let pod = what.pod();
-        let order = self.orders(what)?.into_iter().next();
-        if let Some((command, _)) = &order {
-            self.pods[pod].client()?.send(command)?;
-            wait_exactly(after);
-        }
-        self.pods[pod].kill_client()?;
-        self.settle(pod, order)
-    }
-
-    /// `kill -9` of the client when it has entered or left system calls so many times since it was told to do `what`.
-    /// False, and nobody was killed, when it has done it before.
-    ///
-    /// # Errors
-    /// When something is not as the model says.
-    pub fn kill_client_at(&mut self, stop: usize, what: &Step) -> Result<bool> {
-        let pod = what.pod();
-        let order = self
-            .orders(what)?
-            .into_iter()
-            .next()
-            .context("nothing to do")?;
-        let client = self.pods[pod].client()?;
-        let mut tracee = Tracee::attach(client.process().pid())?;
-        client.send(&order.0)?;
-        let reached = tracee.run(stop, || client.has_answered())?;
-        if reached {
-            // Dead before it could run on.
-            self.pods[pod].kill_client()?;
-            drop(tracee);
-            self.settle(pod, Some(order))?;
-        } else {
-            drop(tracee);
-            let answer = self.pods[pod].client()?.receive()?;
-            self.apply(pod, &order.1, &answer)?;
-        }
-        self.check()?;
-        Ok(reached)
-    }
-
-    /// A client was killed while it did this: find out what became of it, and start another.
-    fn settle(&mut self, pod: usize, order: Option<(Command, Effect)>) -> Result<()> {
-        self.model.release_all(pod);
-        if let Some((command, effect)) = order {
-            self.adopt(pod, &effect)
-                .with_context(|| format!("killed in {command:?}"))?;
-        }
-        self.pods[pod].start_client()
-    }
-
-    fn kill_sidecar(&mut self, after: Duration, what: &Step) -> Result<()> {
-        let pod = what.pod();
-        let order = self.orders(what)?.into_iter().next();
-        if let Some((command, _)) = &order {
-            self.pods[pod].client()?.send(command)?;
-            wait_exactly(after);
-        }
-        self.pods[pod].kill_sidecar()?;
-        self.restart_sidecar(pod, order)
-    }
-
-    /// The same for the sidecar, which is started again at once: the client must not notice.
-    ///
-    /// # Errors
-    /// When something is not as the model says.
-    pub fn kill_sidecar_at(&mut self, stop: usize, what: &Step) -> Result<bool> {
-        let pod = what.pod();
-        let order = self
-            .orders(what)?
-            .into_iter()
-            .next()
-            .context("nothing to do")?;
-        let mut tracee = Tracee::attach(self.pods[pod].sidecar()?.pid())?;
-        let client = self.pods[pod].client()?;
-        client.send(&order.0)?;
-        let reached = tracee.run(stop, || client.has_answered())?;
-        if reached {
-            self.pods[pod].kill_sidecar()?;
-            drop(tracee);
-            self.restart_sidecar(pod, Some(order))?;
-        } else {
-            drop(tracee);
-            let answer = self.pods[pod].client()?.receive()?;
-            self.apply(pod, &order.1, &answer)?;
-        }
-        self.check()?;
-        Ok(reached)
-    }
-
-    fn restart_sidecar(&mut self, pod: usize, order: Option<(Command, Effect)>) -> Result<()> {
-        self.pods[pod].start_sidecar()?;
-        if let Some((command, effect)) = order {
-            let answer = self.pods[pod].client()?.receive()?;
-            self.apply(pod, &effect, &answer)
-                .with_context(|| format!("{command:?}: {answer:?}"))?;
-        }
-        Ok(())
-    }
-
-    /// A client was killed in the middle: what it was doing is done, or not, or only its last step, the removal of what
-    /// lost its name, is missing. Whichever it is, the model follows.
-    fn adopt(&mut self, pod: usize, effect: &Effect) -> Result<()> {
-        let shown = Shown::scan(self.world.volume())?;
-        let (added, name) = match effect {
-            Effect::Sealed(content, name, _) => (Some(*content), name.as_ref()),
-            Effect::Removed(name) | Effect::Linked(_, name) => (None, Some(name)),
-            _ => (None, None),
-        };
-        let known = |object: &String| self.model.at(&Place::Objects(object.clone()));
-        let fresh: Vec<_> = shown
-            .objects
-            .keys()
-            .filter(|o| known(o).is_none())
-            .collect();
-        match (fresh.as_slice(), added) {
-            ([], _) => {}
-            ([object], Some(content)) => {
-                self.sealed(pod, object, content, None)?;
-            }
-            (fresh, _) => bail!("{fresh:?} came from nowhere"),
-        }
-        let old = name.and_then(|name| self.model.names.get(name)).copied();
-        if let Some(name) = name {
-            match shown.names.get(name) {
-                Some(object) => {
-                    let inode = self.model.at(&Place::Objects(object.clone()));
-                    let inode = inode.with_context(|| format!("{name} points to nothing"))?;
-                    self.model.names.insert(name.clone(), inode);
-                }
-                None if matches!(effect, Effect::Removed(_)) => {
-                    self.model.names.remove(name);
-                }
-                None => ensure!(old.is_none(), "{name} vanished"),
-            }
-        }
-        let removable = match effect {
-            Effect::Discarded(inode) => Some(*inode),
-            _ => old,
-        };
-        if let Some(inode) = removable
-            && let Some(Place::Objects(object)) = self.model.files.get(&inode).map(|f| &f.place)
-            && !shown.objects.contains_key(object)
-        {
-            self.model.discard(inode);
-        }
-        self.litter = shown.tmp;
-        Ok(())
-    }
-
     fn recharge(&mut self, pod: usize) -> Result<()> {
         let from = self.pods[pod].cgroup().memory().subtree()?;
         let owners = self.retainer.cgroup().memory().subtree()?;
@@ -621,30 +357,4 @@ impl Play {
 fn settings(pod: usize, generation: u32) -> PodSettings {
     let number = u32::try_from(pod).unwrap_or(0) * 5000 + 20 + generation % 4000;
     PodSettings::new(&format!("pod-{pod}"), number)
-}
-
-fn name_of(number: u64) -> String {
-    format!("name-{}", number % NAMES)
-}
-
-fn get(name: &str, content: Content, shared: bool, view: Option<u32>) -> Command {
-    Command::Get {
-        name: name.into(),
-        content,
-        shared,
-        view,
-    }
-}
-
-fn pick<T>(all: &[T], which: u64) -> Option<&T> {
-    let len = u64::try_from(all.len()).ok().filter(|len| *len > 0)?;
-    all.get(usize::try_from(which % len).ok()?)
-}
-
-/// Sleeping would take longer than most of what is to be interrupted.
-fn wait_exactly(time: Duration) {
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        thread::yield_now();
-    }
 }
