@@ -138,8 +138,8 @@ pub(crate) fn run() -> ExitCode {
         verb,
     } = Args::parse();
     let settings = Settings {
-        volume: volume.unwrap_or_else(default_volume),
-        socket,
+        volume: volume.filter(is_set).unwrap_or_else(default_volume),
+        socket: socket.filter(is_set),
         format: if json { Format::Json } else { Format::Table },
     };
     let outcome = match verb {
@@ -158,6 +158,11 @@ pub(crate) fn run() -> ExitCode {
         Verb::Completions(verb) => verb.run(),
     };
     outcome.map_or_else(|error| exit::report(&error, settings.format), Outcome::into)
+}
+
+/// An empty variable of the environment is as good as none.
+fn is_set(path: &PathBuf) -> bool {
+    !path.as_os_str().is_empty()
 }
 
 /// Where `vineyard.open()` in Python works when nothing is configured.

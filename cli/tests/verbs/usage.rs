@@ -102,6 +102,18 @@ fn a_sidecar_that_is_not_there_is_named() {
 }
 
 #[test]
+fn an_empty_socket_variable_is_as_good_as_none() {
+    let session = Session::new();
+    let source = session.beside("source");
+    std::fs::write(&source, b"x").unwrap();
+    let mut command = session.command();
+    command
+        .args(["put", source.to_str().unwrap(), "a"])
+        .env("VINEYARD_SOCKET", "");
+    answer(&mut command).ok();
+}
+
+#[test]
 fn completions_are_scripts_of_their_shell() {
     let session = Session::new();
     for (shell, mark) in [
