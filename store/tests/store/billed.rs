@@ -192,32 +192,6 @@ fn what_is_not_sealed_is_given_back() {
 }
 
 #[test]
-fn a_forked_child_does_not_keep_the_stock_of_its_parent() {
-    let payer = Counting::new(u64::MAX / 2);
-    let place = billed(&payer);
-    for i in 0..50 {
-        place.put(&format!("n{i}"), b"small");
-    }
-    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
-    let parent = open();
-    // SAFETY: the child only looks at its descriptors and ends by `_exit`.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        place.volume.after_fork_in_child();
-        let closed = parent - open();
-        place.put("from the child", b"1");
-        // SAFETY: ends the child at once.
-        unsafe { libc::_exit(i32::from(closed < 10)) };
-    }
-    let mut status = -1;
-    // SAFETY: the child is ours.
-    unsafe { libc::waitpid(child, &raw mut status, 0) };
-    assert_eq!(status, 0);
-    assert_eq!(place.get("from the child").bytes(), b"1");
-    place.put("from the parent", b"1");
-}
-
-#[test]
 fn a_full_volume_says_so_and_every_failed_put_is_undone() {
     let Some(mounted) = Mounted::new(16 << 20) else {
         return;

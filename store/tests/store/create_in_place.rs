@@ -59,39 +59,3 @@ fn a_seal_under_a_taken_name_fails_and_leaves_nothing() {
     assert_eq!(failed.memory.as_slice(), [0; 100]);
     assert_eq!(place.objects().len(), 1);
 }
-
-#[test]
-fn a_forked_child_that_still_maps_the_draft_cannot_change_the_object() {
-    let place = place();
-    let draft = place.volume.create(Kind::Raw, 3 << 20).unwrap();
-    let start = draft.as_mut_ptr();
-    // SAFETY: 3 MiB are writable.
-    unsafe { start.write_bytes(1, 3 << 20) };
-    let mut go = [0; 2];
-    let mut done = [0; 2];
-    // SAFETY: plain pipes; the child only uses system calls and memory that it inherited, then ends at once.
-    let child = unsafe {
-        assert_eq!(libc::pipe(go.as_mut_ptr()), 0);
-        assert_eq!(libc::pipe(done.as_mut_ptr()), 0);
-        let child = libc::fork();
-        if child == 0 {
-            let mut byte = 0_u8;
-            libc::read(go[0], (&raw mut byte).cast(), 1);
-            start.write_bytes(2, 3 << 20);
-            libc::write(done[1], (&raw const byte).cast(), 1);
-            libc::_exit(0);
-        }
-        child
-    };
-    assert!(child > 0);
-    let (_, view) = draft.seal(&named("x")).unwrap();
-    let mut byte = 0_u8;
-    // SAFETY: as above; the child is ours.
-    unsafe {
-        libc::write(go[1], (&raw const byte).cast(), 1);
-        libc::read(done[0], (&raw mut byte).cast(), 1);
-        libc::waitpid(child, std::ptr::null_mut(), 0);
-    }
-    assert!(view.as_slice().iter().all(|b| *b == 1));
-    assert!(place.get("x").bytes().iter().all(|b| *b == 1));
-}

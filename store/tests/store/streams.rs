@@ -143,23 +143,3 @@ fn wait_returns_when_all_names_are_there_whatever_their_depth() {
         }
     });
 }
-
-#[test]
-fn wait_works_in_a_forked_child() {
-    let place = place();
-    place.put("warm", b"1");
-    assert!(place.volume.wait(&[name("x")], SOON).is_err());
-    // SAFETY: the child ends by `_exit` and shares nothing but the volume.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        let code = i32::from(place.volume.wait(&[name("x")], LONG).is_err());
-        // SAFETY: ends the child without running the parent's destructors.
-        unsafe { libc::_exit(code) };
-    }
-    std::thread::sleep(Duration::from_millis(50));
-    place.put("x", b"1");
-    let mut status = -1;
-    // SAFETY: the child is ours.
-    unsafe { libc::waitpid(child, &raw mut status, 0) };
-    assert_eq!(status, 0);
-}
