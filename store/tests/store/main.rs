@@ -3,6 +3,7 @@
 
 mod billed;
 mod create_in_place;
+mod golden;
 mod mounted;
 mod names;
 mod packs;
