@@ -28,7 +28,8 @@ type Timer<'a> = dyn FnMut(&'static str, &mut dyn FnMut(usize)) + 'a;
 
 struct Row {
     what: &'static str,
-    micros: f64,
+    /// Median and mean, in microseconds.
+    micros: (f64, f64),
 }
 
 fn main() {
@@ -44,7 +45,7 @@ fn main() {
     let mut time = |what, operation: &mut dyn FnMut(usize)| {
         rows.push(Row {
             what,
-            micros: median(operation),
+            micros: measure(operation),
         });
     };
     let files = directory.path().join("files");
@@ -113,33 +114,44 @@ fn main() {
         .iter()
         .find(|r| r.what.starts_with("plain file: open"))
         .map_or(put, |r| r.micros);
-    println!("{bytes} bytes, median of {ROUNDS} rounds of {EACH}");
+    println!(
+        "{bytes} bytes, {ROUNDS} rounds of {EACH}: median and mean in µs, and their ratios to a plain file"
+    );
     for row in &rows {
         let base = if row.what.contains("get") || row.what.contains("read") {
             get
         } else {
             put
         };
+        let (median, mean) = row.micros;
         println!(
-            "{:52} {:7.2} µs  {:5.2} × plain file",
+            "{:52} {median:7.2} {mean:7.2}   {:5.2} {:5.2}",
             row.what,
-            row.micros,
-            row.micros / base
+            median / base.0,
+            mean / base.1
         );
     }
 }
 
-fn median(operation: &mut dyn FnMut(usize)) -> f64 {
-    let mut rounds: Vec<f64> = (0..ROUNDS)
+/// Median and mean of one operation, in microseconds; of the round whose mean is the median of the rounds.
+fn measure(operation: &mut dyn FnMut(usize)) -> (f64, f64) {
+    let mut rounds: Vec<(f64, f64)> = (0..ROUNDS)
         .map(|round| {
+            let mut each = Vec::with_capacity(EACH);
             let start = Instant::now();
+            let mut last = start;
             for i in 0..EACH {
                 operation(round * EACH + i);
+                let now = Instant::now();
+                each.push((now - last).as_secs_f64() * 1e6);
+                last = now;
             }
-            start.elapsed().as_secs_f64() * 1e6 / EACH as f64
+            let mean = start.elapsed().as_secs_f64() * 1e6 / EACH as f64;
+            each.sort_by(f64::total_cmp);
+            (each[EACH / 2], mean)
         })
         .collect();
-    rounds.sort_by(f64::total_cmp);
+    rounds.sort_by(|a, b| a.1.total_cmp(&b.1));
     rounds[ROUNDS / 2]
 }
 

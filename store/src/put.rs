@@ -44,10 +44,8 @@ impl Volume {
         options: &PutOptions,
     ) -> Result<Fresh, Error> {
         let pages = usize::try_from(len.div_ceil(PAGE)).unwrap_or(usize::MAX);
-        if (1..=MAX_PAGES).contains(&pages)
-            && let Some(file) = self.stocked(pages)?
-        {
-            let file = Fresh::reserved(file, self, pages as u64 * PAGE);
+        if (1..=MAX_PAGES).contains(&pages) {
+            let file = Fresh::reserved(self.stocked(pages)?, self, pages as u64 * PAGE);
             self.write_all(file.as_fd(), content, 0)?;
             return Ok(file);
         }

@@ -1,10 +1,10 @@
-//! The stock: unnamed files whose pages are reserved ahead of need, so that a small `put` is a write and a link, without
-//! asking the payer. It belongs to one process, is a small share of what is free, and goes back when it is idle and
-//! before anybody hears that the volume is full.
+//! The stock: unnamed files that are opened, and reserved on the bill, ahead of need, so that a small `put` is a write and
+//! a link, without asking the payer. It belongs to one process, is a small share of what is free, is refilled in the
+//! background while it is used a lot, and goes back when it is idle and before anybody hears that the volume is full.
 
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -21,6 +21,8 @@ use crate::tree::Tree;
 pub(crate) const MAX_PAGES: usize = 16;
 /// How many files are reserved by one message, in steps: whoever puts a lot gets more at a time.
 const BATCHES: [usize; 4] = [1, 8, 64, 200];
+/// From this step on the next batch is fetched in the background, when a quarter of the last one is left.
+const AHEAD: usize = 2;
 /// A batch that is used up within this time is followed by a larger one.
 const BUSY: Duration = Duration::from_millis(500);
 /// Files that nobody took for this long are given back.
@@ -31,9 +33,16 @@ const SHARE: u64 = 64;
 /// Files by their number of pages.
 #[derive(Debug)]
 pub(crate) struct Stock {
-    tree: Arc<Tree>,
-    payer: Arc<dyn Payer>,
+    source: Arc<Source>,
     shelf: PerProcess<Arc<Shelf>>,
+}
+
+/// Where files come from.
+#[derive(Debug)]
+struct Source {
+    tree: Arc<Tree>,
+    /// `None`: the files have no pages yet; whoever writes them pays.
+    payer: Option<Arc<dyn Payer>>,
 }
 
 #[derive(Debug)]
@@ -44,16 +53,25 @@ struct Shelf {
     /// Files on the shelf, of all classes.
     files: AtomicUsize,
     most_files: usize,
-    keeper: Mutex<bool>,
+    keeper: Mutex<Keeper>,
+    wanted: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Class {
     files: Vec<OwnedFd>,
-    /// Index of the next batch's size in [`BATCHES`].
+    /// Index of the last batch's size in [`BATCHES`].
     step: usize,
     refilled: Option<Instant>,
     taken: Option<Instant>,
+}
+
+/// What the background thread is to do.
+#[derive(Debug, Default)]
+struct Keeper {
+    running: bool,
+    /// The classes that want another batch, one bit each.
+    wanted: u32,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -61,64 +79,41 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Stock {
-    pub(crate) fn new(tree: Arc<Tree>, payer: Arc<dyn Payer>) -> Self {
+    pub(crate) fn new(tree: Arc<Tree>, payer: Option<Arc<dyn Payer>>) -> Self {
         Self {
-            tree,
-            payer,
+            source: Arc::new(Source { tree, payer }),
             shelf: PerProcess::new(),
         }
     }
 
     fn shelf(&self) -> &Arc<Shelf> {
-        self.shelf.get(|| {
-            let open_files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
-            Arc::new(Shelf {
-                device: fstat(self.tree.objects.as_fd()).map_or(0, |s| s.st_dev),
-                classes: Default::default(),
-                files: AtomicUsize::new(0),
-                most_files: usize::try_from(open_files / 4)
-                    .unwrap_or(256)
-                    .clamp(1, 4096),
-                keeper: Mutex::new(false),
-            })
-        })
+        self.shelf.get(|| Arc::new(Shelf::new(&self.source.tree)))
     }
 
-    /// A file with `pages` pages, reserved on the bill.
+    /// A file with `pages` pages, reserved on the bill if there is one.
     pub(crate) fn take(&self, pages: usize) -> Result<OwnedFd, TakeError> {
         let shelf = self.shelf();
-        let mut class = locked(&shelf.classes[pages - 1]);
-        class.taken = Some(Instant::now());
-        if let Some(file) = class.files.pop() {
-            shelf.files.fetch_sub(1, Ordering::Relaxed);
-            return Ok(file);
-        }
-        self.refill(shelf, &mut class, pages)
-    }
-
-    /// Reserves a batch, keeps all of it but one file.
-    fn refill(
-        &self,
-        shelf: &Arc<Shelf>,
-        class: &mut Class,
-        pages: usize,
-    ) -> Result<OwnedFd, TakeError> {
-        let busy = class.refilled.is_some_and(|at| at.elapsed() < BUSY);
-        class.step = if busy {
-            (class.step + 1).min(BATCHES.len() - 1)
+        // Files without pages are all alike.
+        let index = if self.source.payer.is_some() {
+            pages - 1
         } else {
             0
         };
-        let bytes = pages as u64 * PAGE;
-        let mut count = BATCHES[class.step];
-        if count > 1 {
-            count = count.min(self.room(bytes)).min(
-                shelf
-                    .most_files
-                    .saturating_sub(shelf.files.load(Ordering::Relaxed)),
-            );
+        let mut class = locked(&shelf.classes[index]);
+        class.taken = Some(Instant::now());
+        if let Some(file) = class.files.pop() {
+            shelf.files.fetch_sub(1, Ordering::Relaxed);
+            if class.step >= AHEAD && class.files.len() == BATCHES[class.step] / 4 {
+                drop(class);
+                shelf.want(index);
+            }
+            return Ok(file);
         }
-        let mut files = self.reserve(count.max(1), bytes)?;
+        let count = class
+            .next_batch()
+            .min(self.source.room(shelf, index))
+            .max(1);
+        let mut files = self.source.files(count, index)?;
         class.refilled = Some(Instant::now());
         let Some(file) = files.pop() else {
             return Err(TakeError::Reserve(ReserveError::Io(
@@ -128,49 +123,16 @@ impl Stock {
         if !files.is_empty() {
             shelf.files.fetch_add(files.len(), Ordering::Relaxed);
             class.files = files;
+            drop(class);
             self.keep(shelf);
         }
         Ok(file)
     }
 
-    /// How many files of `bytes` the share of the free space holds.
-    fn room(&self, bytes: u64) -> usize {
-        let free = fstatfs(self.tree.objects.as_fd()).map_or(0, |fs| {
-            fs.blocks_available() * u64::try_from(fs.block_size()).unwrap_or(PAGE)
-        });
-        usize::try_from(free / SHARE / bytes).unwrap_or(usize::MAX)
-    }
-
-    fn reserve(&self, count: usize, bytes: u64) -> Result<Vec<OwnedFd>, TakeError> {
-        let mut files = Vec::with_capacity(count);
-        for _ in 0..count {
-            match self.tree.unnamed() {
-                Ok(file) => files.push(file),
-                // Out of descriptors: what there is has to do.
-                Err(_) if !files.is_empty() => break,
-                Err(error) => return Err(TakeError::Open(error)),
-            }
-        }
-        let extent = Extent {
-            offset: 0,
-            length: bytes,
-        };
-        let extents: Vec<_> = files.iter().map(|file| (file.as_fd(), extent)).collect();
-        match self.payer.reserve(&extents) {
-            Ok(()) => Ok(files),
-            Err(ReserveError::Full(_)) if extents.len() > 1 => {
-                self.payer.reserve(&extents[..1])?;
-                files.truncate(1);
-                Ok(files)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Gives everything back, for whoever needs the room now.
     pub(crate) fn give_back(&self) {
         if let Some(shelf) = self.shelf.existing() {
-            shelf.give_back(self.payer.as_ref(), |_| true);
+            shelf.give_back(&self.source, |_| true);
         }
     }
 
@@ -179,39 +141,103 @@ impl Stock {
         self.shelf();
     }
 
-    /// Starts the thread that gives idle files back, unless it runs.
+    /// Starts the background thread, unless it runs.
     fn keep(&self, shelf: &Arc<Shelf>) {
-        let mut running = locked(&shelf.keeper);
-        if *running {
+        let mut keeper = locked(&shelf.keeper);
+        if keeper.running {
             return;
         }
-        let (shelf, payer) = (Arc::downgrade(shelf), Arc::clone(&self.payer));
-        *running = std::thread::Builder::new()
+        let (shelf, source) = (Arc::downgrade(shelf), Arc::clone(&self.source));
+        keeper.running = std::thread::Builder::new()
             .name("vineyard-stock".into())
-            .stack_size(64 << 10)
-            .spawn(move || keep(&shelf, payer.as_ref()))
+            .stack_size(128 << 10)
+            .spawn(move || keep(&shelf, &source))
             .is_ok();
     }
 }
 
-/// Looks for idle files until there are none.
-fn keep(shelf: &Weak<Shelf>, payer: &dyn Payer) {
+impl Drop for Stock {
+    fn drop(&mut self) {
+        self.give_back();
+    }
+}
+
+/// Fetches what is wanted and gives back what is idle, until the shelf is empty.
+fn keep(shelf: &Weak<Shelf>, source: &Source) {
     loop {
-        std::thread::sleep(IDLE / 2);
         let Some(shelf) = shelf.upgrade() else { return };
-        shelf.give_back(payer, |class| {
+        let keeper = locked(&shelf.keeper);
+        let wait = shelf
+            .wanted
+            .wait_timeout_while(keeper, IDLE / 2, |k| k.wanted == 0);
+        let (mut keeper, _) = wait.unwrap_or_else(PoisonError::into_inner);
+        let wanted = std::mem::take(&mut keeper.wanted);
+        drop(keeper);
+        for index in (0..MAX_PAGES).filter(|i| wanted & 1 << i != 0) {
+            shelf.refill(source, index);
+        }
+        shelf.give_back(source, |class| {
             class.taken.is_none_or(|at| at.elapsed() >= IDLE)
         });
-        let mut running = locked(&shelf.keeper);
-        if shelf.files.load(Ordering::Relaxed) == 0 {
-            *running = false;
+        let mut keeper = locked(&shelf.keeper);
+        if shelf.files.load(Ordering::Relaxed) == 0 && keeper.wanted == 0 {
+            keeper.running = false;
             return;
         }
     }
 }
 
+impl Class {
+    /// The size of the batch that is due now.
+    fn next_batch(&mut self) -> usize {
+        let busy = self.refilled.is_some_and(|at| at.elapsed() < BUSY);
+        self.step = if busy {
+            (self.step + 1).min(BATCHES.len() - 1)
+        } else {
+            0
+        };
+        BATCHES[self.step]
+    }
+}
+
 impl Shelf {
-    fn give_back(&self, payer: &dyn Payer, which: impl Fn(&Class) -> bool) {
+    fn new(tree: &Tree) -> Self {
+        let open_files = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+        Self {
+            device: fstat(tree.objects.as_fd()).map_or(0, |s| s.st_dev),
+            classes: Default::default(),
+            files: AtomicUsize::new(0),
+            most_files: usize::try_from(open_files / 4)
+                .unwrap_or(256)
+                .clamp(1, 4096),
+            keeper: Mutex::default(),
+            wanted: Condvar::new(),
+        }
+    }
+
+    /// Asks the background thread for another batch.
+    fn want(&self, index: usize) {
+        locked(&self.keeper).wanted |= 1 << index;
+        self.wanted.notify_one();
+    }
+
+    /// Adds a batch; without success whoever finds the shelf empty will hear why.
+    fn refill(&self, source: &Source, index: usize) {
+        let count = locked(&self.classes[index])
+            .next_batch()
+            .min(source.room(self, index));
+        if count == 0 {
+            return;
+        }
+        if let Ok(files) = source.files(count, index) {
+            let mut class = locked(&self.classes[index]);
+            self.files.fetch_add(files.len(), Ordering::Relaxed);
+            class.files.extend(files);
+            class.refilled = Some(Instant::now());
+        }
+    }
+
+    fn give_back(&self, source: &Source, which: impl Fn(&Class) -> bool) {
         let mut bytes = 0;
         for (index, class) in self.classes.iter().enumerate() {
             let mut class = locked(class);
@@ -223,9 +249,56 @@ impl Shelf {
             self.files.fetch_sub(files.len(), Ordering::Relaxed);
             bytes += files.len() as u64 * (index as u64 + 1) * PAGE;
         }
-        if bytes > 0 {
+        if let (Some(payer), 1..) = (&source.payer, bytes) {
             payer.give_back(bytes);
         }
+    }
+}
+
+impl Source {
+    /// How many files more the stock may hold.
+    fn room(&self, shelf: &Shelf, index: usize) -> usize {
+        let places = shelf
+            .most_files
+            .saturating_sub(shelf.files.load(Ordering::Relaxed));
+        if self.payer.is_none() {
+            return places;
+        }
+        let free = fstatfs(self.tree.objects.as_fd()).map_or(0, |fs| {
+            fs.blocks_available() * u64::try_from(fs.block_size()).unwrap_or(PAGE)
+        });
+        let share = free / SHARE / ((index as u64 + 1) * PAGE);
+        places.min(usize::try_from(share).unwrap_or(usize::MAX))
+    }
+
+    /// Files with their pages reserved, `count` of them if there is room, else one.
+    fn files(&self, count: usize, index: usize) -> Result<Vec<OwnedFd>, TakeError> {
+        let mut files = Vec::with_capacity(count);
+        for _ in 0..count {
+            match self.tree.unnamed() {
+                Ok(file) => files.push(file),
+                // Out of descriptors: what there is has to do.
+                Err(_) if !files.is_empty() => break,
+                Err(error) => return Err(TakeError::Open(error)),
+            }
+        }
+        let Some(payer) = &self.payer else {
+            return Ok(files);
+        };
+        let extent = Extent {
+            offset: 0,
+            length: (index as u64 + 1) * PAGE,
+        };
+        let extents: Vec<_> = files.iter().map(|file| (file.as_fd(), extent)).collect();
+        match payer.reserve(&extents) {
+            Ok(()) => {}
+            Err(ReserveError::Full(_)) if extents.len() > 1 => {
+                payer.reserve(&extents[..1])?;
+                files.truncate(1);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(files)
     }
 }
 

@@ -35,7 +35,7 @@ impl Default for Options {
 pub struct Volume {
     tree: Arc<Tree>,
     payer: Option<Arc<dyn Payer>>,
-    stock: Option<Stock>,
+    stock: Stock,
     /// Bills nobody but the caller, as any write does, but with huge pages.
     own: OwnPayer,
 }
@@ -48,10 +48,7 @@ impl Volume {
     /// by a newer version.
     pub fn open(root: &Path, options: Options) -> Result<Self, Error> {
         let tree = Arc::new(Tree::open(root, options.create)?);
-        let stock = options
-            .payer
-            .as_ref()
-            .map(|payer| Stock::new(Arc::clone(&tree), Arc::clone(payer)));
+        let stock = Stock::new(Arc::clone(&tree), options.payer.clone());
         Ok(Self {
             tree,
             payer: options.payer,
@@ -102,38 +99,30 @@ impl Volume {
         }
     }
 
-    /// A file with `pages` reserved pages, from the stock. `None` when nobody is billed.
-    pub(crate) fn stocked(&self, pages: usize) -> Result<Option<OwnedFd>, Error> {
-        let Some(stock) = &self.stock else {
-            return Ok(None);
-        };
-        let taken = match stock.take(pages) {
+    /// A file from the stock, with `pages` reserved pages if somebody is billed.
+    pub(crate) fn stocked(&self, pages: usize) -> Result<OwnedFd, Error> {
+        let taken = match self.stock.take(pages) {
             Err(TakeError::Reserve(ReserveError::Full(_))) => {
                 self.make_room();
-                stock.take(pages)
+                self.stock.take(pages)
             }
             taken => taken,
         };
-        match taken {
-            Ok(file) => Ok(Some(file)),
-            Err(TakeError::Open(error)) => Err(error),
-            Err(TakeError::Reserve(error)) => Err(self.refused(error, pages as u64 * PAGE)),
-        }
+        taken.map_err(|error| match error {
+            TakeError::Open(error) => error,
+            TakeError::Reserve(error) => self.refused(error, pages as u64 * PAGE),
+        })
     }
 
     /// To be called in a child after `fork`, when the child lives on without `exec`: closes what it inherited from the
     /// parent's stock. Otherwise this happens at the child's first `put`.
     pub fn after_fork_in_child(&self) {
-        if let Some(stock) = &self.stock {
-            stock.after_fork_in_child();
-        }
+        self.stock.after_fork_in_child();
     }
 
     /// Frees what this process holds in reserve and what nobody maps any more.
     pub(crate) fn make_room(&self) {
-        if let Some(stock) = &self.stock {
-            stock.give_back();
-        }
+        self.stock.give_back();
         let _ = self.empty_trash();
     }
 

@@ -7,7 +7,7 @@ use vineyard_charge::OwnPayer;
 use vineyard_store::{Kind, Options};
 
 use crate::alone;
-use crate::support::{name, named, place, place_with};
+use crate::support::{Place, name, named, place, place_with};
 
 #[test]
 fn a_forked_child_that_still_maps_the_draft_cannot_change_the_object() {
@@ -80,11 +80,15 @@ fn wait_works_in_a_forked_child() {
 #[test]
 fn a_forked_child_does_not_keep_the_stock_of_its_parent() {
     let _alone = alone();
-    let payer = Some(Arc::new(OwnPayer::new()) as _);
-    let place = place_with(Options {
-        payer,
-        create: true,
-    });
+    for payer in [None, Some(Arc::new(OwnPayer::new()) as _)] {
+        child_of_a_stocked_parent(&place_with(Options {
+            payer,
+            create: true,
+        }));
+    }
+}
+
+fn child_of_a_stocked_parent(place: &Place) {
     for i in 0..50 {
         place.put(&format!("n{i}"), b"small");
     }
