@@ -1,5 +1,6 @@
 //! What the user said: flags and environment are read here and nowhere else, and become concrete types here.
 
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -29,7 +30,7 @@ pub(crate) struct Args {
         hide_env_values = true,
         value_name = "DIR"
     )]
-    volume: Option<PathBuf>,
+    volume: Option<OsString>,
 
     /// The socket of the sidecar that pays for what is put; without one, this process' own cgroup does
     #[arg(
@@ -39,7 +40,7 @@ pub(crate) struct Args {
         hide_env_values = true,
         value_name = "SOCKET"
     )]
-    socket: Option<PathBuf>,
+    socket: Option<OsString>,
 
     /// Print JSON for programs: one value a line
     #[arg(long, global = true)]
@@ -138,8 +139,8 @@ pub(crate) fn run() -> ExitCode {
         verb,
     } = Args::parse();
     let settings = Settings {
-        volume: volume.filter(is_set).unwrap_or_else(default_volume),
-        socket: socket.filter(is_set),
+        volume: volume.and_then(place).unwrap_or_else(default_volume),
+        socket: socket.and_then(place),
         format: if json { Format::Json } else { Format::Table },
     };
     let outcome = match verb {
@@ -161,8 +162,8 @@ pub(crate) fn run() -> ExitCode {
 }
 
 /// An empty variable of the environment is as good as none.
-fn is_set(path: &PathBuf) -> bool {
-    !path.as_os_str().is_empty()
+fn place(text: OsString) -> Option<PathBuf> {
+    (!text.is_empty()).then(|| PathBuf::from(text))
 }
 
 /// Where `vineyard.open()` in Python works when nothing is configured.
