@@ -40,14 +40,7 @@ impl Volume {
         // A function of its own: in the head of the loop the lock would be held while the window is filled.
         let next = || lock(&cursor).take(WINDOW);
         let work = || {
-<<<<<<< HEAD
             while let Some((offset, window)) = next() {
-=======
-            loop {
-                // A statement of its own: the lock must not be held while the window is filled.
-                let next = lock(&cursor).take(WINDOW);
-                let Some((offset, window)) = next else { return };
->>>>>>> c750108 (store: the stock is refilled in the background, and serves volumes without a bill too)
                 let length = window.iter().map(|s| s.len() as u64).sum();
                 let done = self.fill_window(file, offset, &window, length);
                 if let Err(error) = done {
