@@ -22,6 +22,7 @@ def frame(vol, root):
             "z": pd.date_range("2020", periods=1001, freq="h", tz="Europe/Berlin"),
             "n": pd.array([None if i % 7 == 0 else i for i in range(1001)], "Int64"),
             "d": pd.to_timedelta(np.arange(1001), "s"),
+            "c": pd.Categorical([None if i % 9 == 0 else "xyz"[i % 3] for i in range(1001)]),
         },
         index=pd.Index(np.arange(1001) * 10, name="key"),
     )
@@ -42,6 +43,7 @@ def test_polars_reads_a_stored_frame(frame):
     assert got["b"].to_list() == made["b"].tolist()
     assert got["z"].dtype.time_zone == "Europe/Berlin"
     assert got["key"].to_list() == made.index.tolist()
+    assert got["c"].cast(pl.String).to_list() == [None if v is np.nan else v for v in made["c"].astype(object)]
     scanned = pl.scan_ipc(path).filter(pl.col("b")).select(pl.col("i").sum()).collect()
     assert scanned.item() == made.loc[made["b"], "i"].sum()
 
@@ -53,6 +55,7 @@ def test_pyarrow_reads_a_stored_frame(frame):
     with pa.memory_map(path) as source:
         table = pa.ipc.open_file(source).read_all()
     table.validate(full=True)
+    assert table["c"].to_pylist() == [None if v is np.nan else v for v in made["c"].astype(object)]
     assert table["s"].to_pylist()[:6] == [None, "text 1", "text 2", "text 3", "text 4", None]
     assert table["t"].to_pylist()[1] == made["t"].iloc[1].to_pydatetime()
     dataset = ds.dataset(path, format="ipc")
@@ -131,3 +134,21 @@ def test_text_and_bytes_are_plain_files(vol, root):
         assert file.read() == "grüße"
     with open(os.path.join(root, "b"), "rb") as file:
         assert file.read() == b"\0\1"
+
+
+def test_safetensors_reads_a_stored_state_dict(vol, root):
+    torch = pytest.importorskip("torch")
+    safetensors = pytest.importorskip("safetensors.torch")
+    module = torch.nn.Sequential(torch.nn.Linear(30, 20), torch.nn.BatchNorm1d(20))
+    state = module.state_dict()
+    assert vol.put(state, "state").kind == "safetensors"
+    path = os.path.realpath(os.path.join(root, "state"))
+    assert path.endswith(".safetensors")
+    got = safetensors.load_file(path)
+    assert all(torch.equal(got[name], tensor) for name, tensor in state.items())
+    back = vol["state"]
+    assert type(back) is type(state)
+    assert back._metadata == state._metadata
+    module.load_state_dict(back)
+    safetensors.save_file({"x": torch.ones(5)}, os.path.join(root, "y.safetensors"))
+    assert vol["y.safetensors"]["x"].tolist() == [1] * 5

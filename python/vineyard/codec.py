@@ -25,7 +25,7 @@ DECODERS: dict[str, Callable[[Any], Any]] = {}
 _waiting = {name: f"vineyard.types.{name}" for name in ("numpy", "pandas", "polars", "torch")}
 _waiting["pyarrow"] = "vineyard.types.arrow"
 _waiting["builtins"] = "vineyard.types.builtin"
-_NEEDS = {"npy": "numpy", "arrow": "tables", "safetensors": "torch"}
+_NEEDS = {"npy": "numpy", "arrow": "tables", "safetensors": "safetensors"}
 
 
 def attach_libraries() -> None:

@@ -12,7 +12,7 @@ import vineyard.types.numpy  # noqa: F401  (the arrays in a pickled frame need i
 from vineyard import codec, pickling
 from vineyard.arrowfile.layout import Column, Layout
 from vineyard.errors import DeserializationError
-from vineyard.types.frames import indexes, values
+from vineyard.types.frames import categories, indexes, values
 from vineyard.types.frames.labels import Inexact, check_plain
 
 MARK = "vineyard"
@@ -52,7 +52,10 @@ class _Writer:
                 continue
             lines = [(places[0], array)] if array.ndim == 1 else zip(places, array, strict=True)
             for place, line in lines:
-                self.columns[place], spec = values.put(self.layout.body, self.names[place], line)
+                if type(line) is pd.Categorical:
+                    self.columns[place], spec = categories.put(self.layout, self.names[place], line)
+                else:
+                    self.columns[place], spec = values.put(self.layout.body, self.names[place], line)
                 specs.append(spec | {"columns": [place]})
         for lines_of_dtype in blocks.values():
             specs.append(self._block(lines_of_dtype))
@@ -90,7 +93,9 @@ class _Writer:
     def file(self) -> list[Any]:
         by = json.loads(pickling.by())
         return self.layout.file(
-            self.rows, {}, lambda start, _: {MARK: json.dumps(self.spec | {"body": start, "by": by})}
+            self.rows,
+            {},
+            lambda start, starts: {MARK: json.dumps(self.spec | {"body": start, "dictionaries": starts, "by": by})},
         )
 
 
@@ -114,7 +119,10 @@ def decode(memory: Any, spec: dict[str, Any]) -> pd.DataFrame:
     try:
         rows, width = spec["shape"]
         start = spec["body"]
-        parts = [(_block(told, memory, start, rows), np.array(told["columns"], np.intp)) for told in spec["blocks"]]
+        starts = spec["dictionaries"]
+        parts = [
+            (_block(told, memory, start, starts, rows), np.array(told["columns"], np.intp)) for told in spec["blocks"]
+        ]
         if sum(len(places) for _, places in parts) != width:
             raise ValueError("columns are missing")
         index = indexes.get(spec["index"], memory, start, rows)
@@ -130,7 +138,9 @@ def decode(memory: Any, spec: dict[str, Any]) -> pd.DataFrame:
     return frame
 
 
-def _block(told: dict[str, Any], memory: Any, start: int, rows: int) -> Any:
+def _block(told: dict[str, Any], memory: Any, start: int, starts: list[int], rows: int) -> Any:
+    if told["kind"] == "categorical":
+        return categories.get(told, memory, start, starts, rows)
     if told["kind"] != "block":
         array = values.get(told, memory, start, rows)
         return array.reshape(1, -1) if _two_dimensional(array) else array

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+import vineyard.types.safetensors  # noqa: F401  (state dicts)
 from vineyard.pickling import REDUCERS
 
 
