@@ -93,6 +93,7 @@ class Contestant:
         )
         for client in pair:
             client.call("attach")
+            client.call("warm", kind="small", args=[1])
         return pair
 
     def measure(

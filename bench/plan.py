@@ -109,6 +109,9 @@ def clients8(bench: Bench) -> None:
             client.send("attach")
         for client in clients:
             client.receive(180)
+            client.send("warm", kind="small", args=[1])
+        for client in clients:
+            client.receive(60)
         start = time.monotonic() + 0.3
         for client in clients:
             client.send("put_rate", tag="rate", start_at=start, seconds=seconds)
