@@ -42,7 +42,8 @@ def comparison(results: list[Result], against: str) -> str:
 def pods(result: Result) -> str:
     """What each pod was allowed and what it needed."""
     rows = []
-    for pod, outcome in result.pods:
+    for pod in result.pods:
+        outcome = pod.outcome
         rows.append(
             [
                 pod.name.removeprefix(f"{result.variant.name}-"),

@@ -55,6 +55,8 @@ class Pod:
         self.app: Cgroup | None = None
         self.sidecar: Cgroup | None = None
         self._payer: Payer | None = None
+        self._task: subprocess.Popen[bytes] | None = None
+        self._started = 0.0
         if self.machine.uids:
             os.chown(self.home, self.uid, self.uid)
         if self.machine.cgroup is not None:
@@ -66,6 +68,7 @@ class Pod:
 
     def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Starts the sidecar and then `kedro run` with these arguments."""
+        self._started = time.monotonic()
         environment = {
             "PATH": "/usr/bin:/bin",
             "HOME": str(self.home),
@@ -86,17 +89,16 @@ class Pod:
         needs = (*python_folders(), REPOSITORY / "demo")
         confinement = Confinement(self.app, self.uid if self.machine.uids else None, needs, self.folder / "hold")
         command = [sys.executable, "-m", "kedro", "run", *arguments]
-        return confinement.start(command, environment=environment, log=self.log, folder=PROJECT)
+        self._task = confinement.start(command, environment=environment, log=self.log, folder=PROJECT)
+        return self._task
 
     def run(self, *arguments: str) -> None:
         """Runs `kedro run` in the pod to its end."""
-        started = time.monotonic()
-        status = self.start(*arguments).wait()
-        self.outcome.seconds = time.monotonic() - started
-        self.finish(status)
+        self.finish(self.start(*arguments).wait())
 
-    def finish(self, status: int) -> None:
-        """Notes what the pod needed, and fails if its task did."""
+    def finish(self, status: int, paused: float = 0.0) -> None:
+        """Notes what the pod needed, without `paused` seconds, and fails if its task did."""
+        self.outcome.seconds = time.monotonic() - self._started - paused
         if self.app is not None:
             self.outcome.app_peak = self.app.peak
             self.outcome.oom_kills = self.app.oom_kills
@@ -115,6 +117,9 @@ class Pod:
 
     def leave(self) -> None:
         """Removes the pod's cgroups, as kubelet does when a pod is gone."""
+        if self._task is not None and self._task.poll() is None:
+            self._task.kill()
+            self._task.wait()
         self.stop()
         if self.cgroup is not None:
             self.cgroup.remove()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from machine import Machine
-from pods import Outcome, Pod
+from pods import Pod
 from records import Record
 from tasks import Task, tasks
 
@@ -42,9 +42,18 @@ class Result:
 
     variant: Variant
     record: Record = field(default_factory=Record)
-    seconds: float = 0.0
     report: dict[str, Any] = field(default_factory=dict)
-    pods: list[tuple[Pod, Outcome]] = field(default_factory=list)
+    pods: list[Pod] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> float:
+        """Wall clock of all pods, from the start of the sidecar to the end of the task."""
+        return sum(pod.outcome.seconds for pod in self.pods)
+
+    def add(self, pod: Pod) -> None:
+        """Adds what a pod has recorded."""
+        self.record.add(pod.record)
+        self.pods.append(pod)
 
 
 def volume_runner(name: str) -> tuple[str, ...]:
@@ -64,12 +73,12 @@ def run_one_pod(
     pod = Pod(machine, variant.name, _JOB_UID, 4 * max(task.limit for task in every), allowance)
     with _removed(pod):
         arguments = _arguments(pod, variant, scale)
-        started = time.monotonic()
         if after_node is None:
             pod.run(*arguments)
         else:
             _run_stepwise(pod, arguments, after_node)
-        result = _result(variant, started, [pod])
+        result = Result(variant)
+        result.add(pod)
         result.report = json.loads((pod.home / "report.json").read_text())
     return result
 
@@ -84,7 +93,6 @@ def run_pod_per_task(
     every = tasks(scale)
     done: list[Task] = []
     result = Result(variant)
-    started = time.monotonic()
     for task in every:
         allowance = task.writes if variant.vineyard else 0
         environment = {"VINEYARD_RUN": variant.name} if variant.vineyard else {}
@@ -92,13 +100,11 @@ def run_pod_per_task(
         with _removed(pod):
             pod.run(*_arguments(pod, variant, scale), "--nodes", task.node)
             done.append(task)
-            result.record.add(pod.record)
-            result.pods.append((pod, pod.outcome))
+            result.add(pod)
             if task.node == "report":
                 result.report = json.loads((pod.home / "report.json").read_text())
             if after_task is not None:
                 after_task(pod, done, every)
-    result.seconds = time.monotonic() - started
     return result
 
 
@@ -109,14 +115,6 @@ def shared_folder(machine: Machine, name: str) -> Path:
     folder.mkdir()
     folder.chmod(0o777)
     return folder
-
-
-def _result(variant: Variant, started: float, pods: list[Pod]) -> Result:
-    result = Result(variant, seconds=time.monotonic() - started)
-    for pod in pods:
-        result.record.add(pod.record)
-        result.pods.append((pod, pod.outcome))
-    return result
 
 
 def _arguments(pod: Pod, variant: Variant, scale: int) -> list[str]:
@@ -146,10 +144,14 @@ def _run_stepwise(pod: Pod, arguments: list[str], after_node: Callable[[Pod, str
         pod.folder.chmod(0o755)
         listener.listen()
         process = pod.start(*arguments)
+        paused = 0.0
         while process.poll() is None:
             if not select.select([listener], [], [], 0.1)[0]:
                 continue
             connection, _ = listener.accept()
             with connection:
-                after_node(pod, connection.makefile("r").read())
-    pod.finish(process.returncode)
+                node = connection.makefile("r").read()
+                started = time.monotonic()
+                after_node(pod, node)
+                paused += time.monotonic() - started
+    pod.finish(process.returncode, paused)
