@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use nix::errno::Errno;
 use nix::sys::statfs::fstatfs;
 use nix::unistd::ftruncate;
+use vineyard_charge::Limit;
 
 use crate::copy;
 use crate::error::Error;
@@ -90,7 +91,7 @@ impl Volume {
                 .then(|| fs.blocks_available() * u64::try_from(fs.block_size()).unwrap_or(4096))
         };
         if free().is_some_and(|free| free < len) {
-            self.make_room();
+            self.make_room(Limit::Volume);
             if free().is_some_and(|free| free < len) {
                 return Err(self.full(len));
             }

@@ -99,28 +99,30 @@ impl Volume {
             Err(Errno::ENOENT) => return Ok(false),
             Err(errno) => return Err(at(errno)),
         }
-        self.bury(object.as_str());
+        self.bury(object.as_str(), false);
         Ok(true)
     }
 
-    /// Unlinks a file of the trash if nobody has it open or mapped. Returns whether it is gone.
-    pub(crate) fn bury(&self, name: &str) -> bool {
+    /// Unlinks a file of the trash if nobody has it open or mapped, or if that may not be asked, because it belongs to
+    /// another user, and `unasked` is set. Returns whether it is gone.
+    pub(crate) fn bury(&self, name: &str, unasked: bool) -> bool {
         let trash = self.tree().trash.as_fd();
         let Ok(file) = openat(trash, name, READ, Mode::empty()) else {
             return false;
         };
         match nobody_uses(file.as_fd()) {
             Ok(true) => Tree::unlink(trash, name).is_ok(),
+            Err(Errno::EACCES) if unasked => Tree::unlink(trash, name).is_ok(),
             // In use, or not ours to ask about.
             Ok(false) | Err(_) => false,
         }
     }
 
-    /// Unlinks what nobody maps any more. Returns how many objects went.
-    pub(crate) fn empty_trash(&self) -> Result<u64, Error> {
+    /// Unlinks what nobody maps any more, and as [`bury`](Self::bury) says. Returns how many objects went.
+    pub(crate) fn empty_trash(&self, unasked: bool) -> Result<u64, Error> {
         let mut gone = 0;
         self.each_of_trash(|volume, name| {
-            gone += u64::from(volume.bury(name));
+            gone += u64::from(volume.bury(name, unasked));
         })?;
         Ok(gone)
     }

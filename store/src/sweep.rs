@@ -44,7 +44,7 @@ impl Volume {
         };
         self.sweep_tmp(&mut report, LITTER)?;
         report.litter += self.sweep_links()?;
-        report.trash = self.empty_trash()?;
+        report.trash = self.empty_trash(false)?;
         report.mapped = self.trash_bytes()?.1;
         Ok(report)
     }

@@ -90,9 +90,9 @@ impl Volume {
         let extents = [(file, Extent { offset, length })];
         let payer: &dyn Payer = self.payer.as_deref().unwrap_or(&self.own);
         match payer.reserve(&extents) {
-            Err(ReserveError::Full(_)) => {
+            Err(ReserveError::Full(full)) => {
                 // What nobody needs goes first.
-                self.make_room();
+                self.make_room(full.limit);
                 payer.reserve(&extents).map_err(|e| self.refused(e, length))
             }
             other => other.map_err(|e| self.refused(e, length)),
@@ -102,8 +102,8 @@ impl Volume {
     /// A file from the stock, with `pages` reserved pages if somebody is billed.
     pub(crate) fn stocked(&self, pages: usize) -> Result<OwnedFd, Error> {
         let taken = match self.stock.take(pages) {
-            Err(TakeError::Reserve(ReserveError::Full(_))) => {
-                self.make_room();
+            Err(TakeError::Reserve(ReserveError::Full(full))) => {
+                self.make_room(full.limit);
                 self.stock.take(pages)
             }
             taken => taken,
@@ -120,10 +120,11 @@ impl Volume {
         self.stock.after_fork_in_child();
     }
 
-    /// Frees what this process holds in reserve and what nobody maps any more.
-    pub(crate) fn make_room(&self) {
+    /// Frees what this process holds in reserve and what nobody maps any more. In a full volume also the trash of other
+    /// users goes, whether it is mapped or not: that cannot be asked, and its last view frees it either way.
+    pub(crate) fn make_room(&self, limit: Limit) {
         self.stock.give_back();
-        let _ = self.empty_trash();
+        let _ = self.empty_trash(limit == Limit::Volume);
     }
 
     pub(crate) fn refused(&self, error: ReserveError, asked: u64) -> Error {
