@@ -4,6 +4,8 @@
 mod billed;
 mod create_in_place;
 mod golden;
+mod hostile;
+mod model;
 mod mounted;
 mod names;
 mod packs;
