@@ -159,6 +159,22 @@ def create(bench: Bench) -> None:
             bench.record(f"{label}_seal_us", sealed / 1e3)
 
 
+def build(bench: Bench) -> None:
+    """Builds a large object in place: creates it, fills it from an array, seals it."""
+    size = bench.sizes.large
+    try:
+        bench.producer.call("make", kind="array", args=[size])
+        bench.prime(size)
+        made = bench.producer.call("build", count=3)
+    finally:
+        bench.producer.call("drop", tag="build")
+    for created, filled in zip(made["create_ns"][1:], made["fill_ns"][1:], strict=True):
+        bench.record("create_ms", created / 1e6)
+        bench.record("fill_ms", filled / 1e6)
+        bench.record("all_ms", (created + filled) / 1e6)
+        bench.record("fill_gbps", size / filled)
+
+
 def fresh(bench: Bench) -> None:
     """A process that has just begun attaches, gets a block and reads all of it."""
     size = bench.sizes.block
@@ -236,6 +252,7 @@ WORKLOADS: dict[str, Callable[[Bench], None]] = {
     "clients8": clients8,
     "large": large,
     "create": create,
+    "build": build,
     "fresh": fresh,
     "frame": frame,
     "nested": nested,

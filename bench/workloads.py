@@ -7,6 +7,7 @@ A `Store` (bench/peers/*/adapter.py) has
     get(handle) -> value      timed, always in another process than the put
     put_many(values)          timed, optional; returns handles
     create(size) -> draft     timed, optional; memory of `size` bytes that will be an object, not filled here
+    fill(draft, array)        timed, with `create`
     seal(draft) -> handle     timed, with `create`
     export(handles) -> [str]  and  resolve([str]) -> handles   hands handles to another process, never timed
     drop(handles)             frees, never timed
@@ -191,6 +192,25 @@ class Client:
             del draft
             self.store.drop([handle])
         return {"create_ns": created, "seal_ns": sealed}
+
+    def build(self, count: int) -> dict[str, Any]:
+        """Builds objects in place: creates, fills from the made array, seals, and drops each."""
+        if not hasattr(self.store, "create"):
+            raise UnsupportedError("no creation in place")
+        flat = self.value.view("u1")
+        created, filled = [], []
+        for _ in range(count):
+            start = now()
+            draft = self.store.create(flat.nbytes)
+            middle = now()
+            self.store.fill(draft, flat)
+            handle = self.store.seal(draft)
+            end = now()
+            created.append(middle - start)
+            filled.append(end - middle)
+            del draft
+            self.store.drop([handle])
+        return {"create_ns": created, "fill_ns": filled}
 
     def fresh(self, token: str, expect: float) -> dict[str, Any]:
         """Attaches, gets and reads everything: what a new task does first. Imports are not counted."""

@@ -62,6 +62,9 @@ class Store:
             os.close(file)
         return path, mapping
 
+    def fill(self, draft: tuple[str, mmap.mmap], array: Any) -> None:
+        memoryview(draft[1])[:] = memoryview(array)
+
     def seal(self, draft: tuple[str, mmap.mmap]) -> str:
         path, mapping = draft
         mapping.close()

@@ -22,6 +22,9 @@ class Store:
     def create(self, size: int) -> Any:
         return self.volume.create(None, (size,), "u1")
 
+    def fill(self, draft: Any, array: Any) -> None:
+        draft.array[:] = array
+
     def seal(self, draft: Any) -> Any:
         return draft.seal()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import vineyard
 
 
@@ -21,6 +22,9 @@ class Store:
 
     def create(self, size: int) -> Any:
         return self.client.create_blob(size)
+
+    def fill(self, draft: Any, array: Any) -> None:
+        np.frombuffer(memoryview(draft), dtype=np.uint8)[:] = array
 
     def seal(self, draft: Any) -> Any:
         return draft.seal(self.client).id
