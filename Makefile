@@ -92,7 +92,7 @@ fmt: $(BIN)/.ready ## Formats Rust and Python
 	$(BIN)/ruff format $(PYTHON_SOURCES)
 
 .PHONY: test
-test: lint test-rust test-python test-wheel ## Runs every check and every test that fits in half an hour
+test: lint test-rust test-python test-wheel test-bench ## Runs every check and every test that fits in half an hour
 	@echo "make test: everything passed"
 
 .PHONY: test-rust
@@ -111,6 +111,10 @@ test-python: wheel $(PANDAS:%=$(ENVS)/%/.ready) ## Runs the Python tests, with p
 test-wheel: wheel ## Installs the wheel into fresh environments and runs the README's snippet
 	.ci/wheel-test $(WHEELS)/*.whl
 
+.PHONY: test-bench
+test-bench: wheel ## Runs the benchmark's smoke test: tiny sizes, this store and plain files only
+	bench/run --quick --only ours,files --workload small,clients8,large,create,build,fresh,frame,nested,list,strings
+
 .PHONY: soak
 soak: ## Runs the long property and fault tests (an hour or so)
 	VINEYARD_SOAK=1 cargo test --locked --release -p vineyard-tests -- --nocapture
@@ -126,7 +130,7 @@ deny: .cache/bin/cargo-deny ## Checks licences and sources of the dependencies (
 
 .PHONY: bench
 bench: build wheel ## Measures this store against its peers, all in one run
-	bench/run
+	bench/run $(BENCH)
 
 .PHONY: demo
 demo: build wheel ## Runs a real Kedro pipeline through the store and shows times and bills

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,17 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "bench"
 PEERS = Path(__file__).with_name("peers")
 # The reference system's last wheels are for Python 3.12 and older; all peers run on the same one.
-PYTHON = "3.11"
+PYTHONS = ("python3.11", "python3.12")
+
+
+@cache
+def interpreter() -> str:
+    """The interpreter that all environments are made with."""
+    for name in PYTHONS:
+        # A version manager's shim exists without working.
+        if shutil.which(name) and subprocess.run([name, "-c", "import venv"], check=False).returncode == 0:
+            return name
+    return sys.executable
 
 
 def environment(peer: str, wheel: Path | None) -> Path:
@@ -38,13 +49,12 @@ def environment(peer: str, wheel: Path | None) -> Path:
     uv = shutil.which("uv") or shutil.which("uv", path=str(ROOT / ".venv" / "bin"))
     if uv:
         if not python.exists():
-            make = [uv, "venv", "--quiet", "--no-python-downloads", "--python", PYTHON, str(home)]
+            make = [uv, "venv", "--quiet", "--no-python-downloads", "--python", interpreter(), str(home)]
             subprocess.run(make, check=True)
         install = [uv, "pip", "install", "--quiet", "--python", str(python)]
     else:
         if not python.exists():
-            base = shutil.which(f"python{PYTHON}") or sys.executable
-            subprocess.run([base, "-m", "venv", str(home)], check=True)
+            subprocess.run([interpreter(), "-m", "venv", str(home)], check=True)
         install = [str(python), "-m", "pip", "install", "--quiet"]
     subprocess.run([*install, *wanted], check=True)
     if wheel:

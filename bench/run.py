@@ -97,6 +97,16 @@ def measure(given: argparse.Namespace, results: Results) -> None:
                     contestant.measure(name, plan.cold_end, sizes, results)
 
 
+def ours_failed(run: dict[str, Any]) -> list[str]:
+    """What our own settings could not do; in a smoke test that is the result."""
+    return [
+        f"{workload}, {setting}: {reason}"
+        for workload, settings in run["missing"].items()
+        for setting, reason in settings.items()
+        if setting.startswith("ours")
+    ]
+
+
 def main() -> None:
     """Measures and reports."""
     given = arguments()
@@ -126,6 +136,8 @@ def main() -> None:
         given.page.write_text(report.on_page(given.page.read_text(), text))
     if str(given.json) != "-":
         print(text)
+    if run["quick"] and (broken := ours_failed(run)):
+        sys.exit("\n".join(broken))
 
 
 if __name__ == "__main__":
