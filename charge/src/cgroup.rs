@@ -35,6 +35,9 @@ pub enum CgroupError {
     /// No hierarchy with the memory controller is mounted in this mount namespace.
     #[error("no memory cgroup hierarchy is mounted here")]
     NotMounted,
+    /// The process is in the root of version 2: the machine itself, which has neither a bill nor a limit.
+    #[error("the root cgroup has no bill of its own")]
+    Root,
     /// The process' cgroup lies outside of what is mounted here.
     #[error("the cgroup {path} is not visible below {}", mount.display())]
     Hidden {

@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use cgroups_rs::CgroupPid;
 use cgroups_rs::fs::Controller;
@@ -106,8 +108,18 @@ impl ControlledCgroup {
     /// # Errors
     /// While it holds processes or further cgroups.
     pub fn remove(self) -> Result<(), CgroupError> {
-        // cgroups-rs takes every failure for a busy cgroup and tries for seconds.
-        fs::remove_dir(&self.directory).map_err(CgroupError::io(self.directory))
+        // cgroups-rs takes every failure for a busy cgroup and tries for seconds. A process that has just ended keeps
+        // its cgroup busy for a moment only.
+        let mut attempt = 0;
+        loop {
+            match fs::remove_dir(&self.directory) {
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && attempt < 20 => {
+                    attempt += 1;
+                    thread::sleep(Duration::from_millis(5));
+                }
+                other => return other.map_err(CgroupError::io(self.directory)),
+            }
+        }
     }
 }
 

@@ -11,6 +11,8 @@ use super::{CgroupError, CgroupId};
 /// Limits from here on mean "none": version 1 writes its maximum as a huge number.
 const UNLIMITED: u64 = 1 << 62;
 
+const V1_USAGE: &str = "memory.usage_in_bytes";
+
 /// A handle on the directory of a memory cgroup. It keeps the files that are read often open.
 #[derive(Debug)]
 pub struct MemoryCgroup {
@@ -25,7 +27,7 @@ impl MemoryCgroup {
     /// Opens the cgroup at `directory`, of either version.
     ///
     /// # Errors
-    /// When it is not a memory cgroup that may be read. The root of version 2 is none.
+    /// When it is not a memory cgroup that may be read; [`CgroupError::Root`] for the root of version 2.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, CgroupError> {
         let directory = directory.into();
         let metadata = fs::metadata(&directory).map_err(CgroupError::io(&directory))?;
@@ -33,7 +35,10 @@ impl MemoryCgroup {
             let path = directory.join(name);
             File::open(&path).map_err(CgroupError::io(path))
         };
-        let (version, usage, limits) = match file("memory.usage_in_bytes") {
+        if CgroupId(metadata.ino()) == CgroupId::ROOT && !directory.join(V1_USAGE).exists() {
+            return Err(CgroupError::Root);
+        }
+        let (version, usage, limits) = match file(V1_USAGE) {
             Ok(usage) => (Version::V1, usage, vec![file("memory.limit_in_bytes")?]),
             Err(_) => {
                 let usage = file("memory.current")?;

@@ -103,6 +103,10 @@ impl<'a> Fill<'a> {
                 Err(Errno::EBUSY) => {
                     return Err(ReserveError::Full(self.room.full(self.rest)));
                 }
+                // Up to Linux 6.12 the call fails although the pages are there.
+                Err(Errno::EINVAL) if is_whole(file, &mapping, region, region - begin) => {
+                    self.rest = self.rest.saturating_sub(REGION - PAGE);
+                }
                 Err(error) => {
                     if error == Errno::EINVAL && free_in_volume(file)? >= REGION {
                         self.regions = Regions::Never;
@@ -167,6 +171,16 @@ impl<'a> Fill<'a> {
     fn settle(&mut self) {
         self.pledge = None;
         self.used = 0;
+    }
+}
+
+/// Whether every page of a region is allocated.
+fn is_whole(file: BorrowedFd<'_>, mapping: &Mapping, region: u64, mapped_at: u64) -> bool {
+    match crate::mapping::resident_pages(file, region, REGION) {
+        Ok(pages) => pages * PAGE == REGION,
+        Err(_) => mapping
+            .in_core(mapped_at, REGION)
+            .is_ok_and(|pages| pages.iter().all(|page| page & 1 == 1)),
     }
 }
 

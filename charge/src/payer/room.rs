@@ -183,8 +183,8 @@ impl Seen {
                 cgroups.insert(0, own);
                 (cgroups, hidden)
             }
-            // Without the controller nobody has a limit; a hierarchy that hides us may well have one.
-            Err(error) => (Vec::new(), !matches!(error, CgroupError::NotMounted)),
+            // The machine itself has no other limit. Whatever else hides our cgroup may hide a limit, too.
+            Err(error) => (Vec::new(), !matches!(error, CgroupError::Root)),
         };
         Self {
             process: process::id(),
