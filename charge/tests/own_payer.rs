@@ -134,6 +134,11 @@ fn a_pull_keeps_every_byte() {
     let mut read = vec![0; pattern.len()];
     file.read_exact_at(&mut read, 0).unwrap();
     assert!(read == pattern);
-    // Kernels without huge pages on tmpfs refuse all; that is an answer, too.
-    assert!(refused.len() == 3 || refused.is_empty(), "{refused:?}");
+    // Which regions a kernel says that it refused differs; that no other region is named, and no byte changes, does not.
+    assert!(
+        refused
+            .iter()
+            .all(|offset| [0, REGION, 2 * REGION].contains(offset)),
+        "{refused:?}"
+    );
 }

@@ -8,7 +8,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
 
-use super::room::{Pledge, Room};
+use super::room::{NoBallast, Pledge, Room};
 use super::{Extent, Full, Limit, ReserveError};
 use crate::mapping::{Mapping, regions};
 use crate::{PAGE, REGION};
@@ -93,18 +93,28 @@ impl<'a> Fill<'a> {
         let mapping = Mapping::new(file, begin, end - begin)?;
         // A collapse uses room that the pledge vouched for, too.
         self.settle();
-        if mapping.collapse(0, end - begin).is_ok() {
-            self.rest = self.rest.saturating_sub(end - begin);
-            return Ok(());
+        let collapsed = self.room.with_ballast(end - begin, || {
+            mapping.collapse(0, end - begin).map_err(code)
+        });
+        match collapsed {
+            Ok(Ok(())) => {
+                self.rest = self.rest.saturating_sub(end - begin);
+                return Ok(());
+            }
+            Ok(Err(Errno::EBUSY)) | Err(NoBallast) => return Err(limit_hit()),
+            Ok(Err(_)) => {}
         }
         for region in regions(begin, end) {
-            match self.region(&mapping, region - begin) {
+            let at = region - begin;
+            let collapsed = self
+                .room
+                .with_ballast(REGION, || self.region(&mapping, at))
+                .unwrap_or(Err(Errno::EBUSY));
+            match collapsed {
                 Ok(()) => self.rest = self.rest.saturating_sub(REGION - PAGE),
-                Err(Errno::EBUSY) => {
-                    return Err(ReserveError::Full(self.room.full(self.rest)));
-                }
+                Err(Errno::EBUSY) => return Err(limit_hit()),
                 // Up to Linux 6.12 the call fails although the pages are there.
-                Err(Errno::EINVAL) if is_whole(file, &mapping, region, region - begin) => {
+                Err(Errno::EINVAL) if is_whole(file, &mapping, region, at) => {
                     self.rest = self.rest.saturating_sub(REGION - PAGE);
                 }
                 Err(error) => {
@@ -127,7 +137,7 @@ impl<'a> Fill<'a> {
         for _ in 0..ATTEMPTS {
             match mapping.collapse(offset, REGION) {
                 Ok(()) => return Ok(()),
-                Err(error) => last = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)),
+                Err(error) => last = code(error),
             }
             if last != Errno::EAGAIN {
                 break;
@@ -172,6 +182,20 @@ impl<'a> Fill<'a> {
         self.pledge = None;
         self.used = 0;
     }
+}
+
+/// The numbers follow when everything is undone: there may be no page free to find them out.
+fn limit_hit() -> ReserveError {
+    ReserveError::Full(Full {
+        asked: 0,
+        free: 0,
+        limit: Limit::Cgroup,
+        limit_bytes: 0,
+    })
+}
+
+fn code(error: io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// Whether every page of a region is allocated.

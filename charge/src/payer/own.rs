@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::fill::{self, Fill, Regions};
-use super::room::Room;
+use super::room::{NoBallast, Room};
 use super::{Extent, Full, Payer, ReserveError};
 use crate::mapping::{Mapping, regions};
 use crate::{PAGE, REGION};
@@ -87,16 +87,22 @@ impl OwnPayer {
             return Ok(());
         }
         let mapping = Mapping::new(file, begin, length)?;
-        if self.room.own_has(length) && mapping.collapse(0, length).is_ok() {
-            return Ok(());
+        if self.room.own_has(length) {
+            let at_once = self
+                .room
+                .with_ballast(length, || mapping.collapse(0, length));
+            if matches!(at_once, Ok(Ok(()))) {
+                return Ok(());
+            }
         }
         for offset in offsets {
             *full = *full || !self.room.own_has(REGION);
             if !*full {
-                match Self::pull_region(&mapping, offset - begin) {
-                    Pulled::Moved => continue,
-                    Pulled::Refused => {}
-                    Pulled::Full => *full = true,
+                let pull = || Self::pull_region(&mapping, offset - begin);
+                match self.room.with_ballast(REGION, pull) {
+                    Ok(Pulled::Moved) => continue,
+                    Ok(Pulled::Refused) => {}
+                    Ok(Pulled::Full) | Err(NoBallast) => *full = true,
                 }
             }
             refused.push(offset);

@@ -1,17 +1,18 @@
 //! Asks the kernel whether 2 MiB fit below every limit, also those that nobody here can see.
 //!
 //! Collapsing a region charges 2 MiB at once; what does not fit is refused with `EBUSY`, after the kernel has dropped
-//! what page cache it could, and nobody is killed for it.
+//! what page cache it could, and nobody is killed for it. While a probe is *held*, its 2 MiB are ballast: when a limit
+//! is hit, letting go of it leaves the processes there room to go on.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use crate::REGION;
-use crate::mapping::Mapping;
+use crate::mapping::{MADV_POPULATE_READ, Mapping};
+use crate::{PAGE, REGION};
 
 /// What a probe found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,35 +34,71 @@ pub(super) struct Probe {
 impl Probe {
     pub(super) fn new() -> io::Result<Self> {
         let file = File::from(memfd_create(c"vineyard-probe", MFdFlags::MFD_CLOEXEC)?);
-        file.set_len(REGION)?;
         let probe = Self { file };
-        probe.seed()?;
+        probe.reset()?;
         Ok(probe)
     }
 
+    /// Takes 2 MiB and gives them back.
     pub(super) fn run(&self) -> Verdict {
-        let Ok(mapping) = Mapping::new(self.file.as_fd(), 0, REGION) else {
-            return Verdict::Unknown;
-        };
-        let collapsed = mapping.collapse(0, REGION);
-        drop(mapping);
-        match collapsed {
-            // The page that stays is allocated out of the 2 MiB that are given back just before.
-            Ok(()) => match self.clear().and_then(|()| self.seed()) {
-                Ok(()) => Verdict::Room,
-                Err(_) => Verdict::Unknown,
-            },
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Verdict::Full,
+        self.hold(|verdict| verdict)
+    }
+
+    /// Takes 2 MiB, does `work` and gives them back.
+    pub(super) fn hold<T>(&self, work: impl FnOnce(Verdict) -> T) -> T {
+        let taken = self.take();
+        let result = work(match taken {
+            Ok(()) => Verdict::Room,
+            Err(libc::EBUSY) => Verdict::Full,
             Err(_) => Verdict::Unknown,
+        });
+        // The one page that stays is allocated out of the 2 MiB that are given back just before. Without it the next
+        // probe fails as unknown.
+        let _ = self.reset();
+        result
+    }
+
+    /// Between success and the end of a probe there may be no byte left: nothing is allocated here meanwhile.
+    fn take(&self) -> Result<(), i32> {
+        let code = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
+        let mapping = Mapping::new(self.file.as_fd(), 0, REGION).map_err(code)?;
+        // Without a page table Linux 6.1 allocates the region and reports a failure.
+        mapping.advise(0, PAGE, MADV_POPULATE_READ).map_err(code)?;
+        match mapping.collapse(0, REGION).map_err(code) {
+            Err(libc::EINVAL) if self.is_whole() => Ok(()),
+            other => other,
         }
     }
 
-    fn clear(&self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.set_len(REGION)
+    fn is_whole(&self) -> bool {
+        self.file
+            .metadata()
+            .is_ok_and(|metadata| metadata.blocks() * 512 == REGION)
     }
 
-    fn seed(&self) -> io::Result<()> {
+    fn reset(&self) -> io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.set_len(REGION)?;
         self.file.write_all_at(&[0], 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_gives_back_what_it_took() {
+        let probe = Probe::new().unwrap();
+        let blocks = || probe.file.metadata().unwrap().blocks() * 512;
+        for _ in 0..3 {
+            let held = probe.hold(|verdict| (verdict, blocks()));
+            // A kernel without huge pages cannot tell, and then nothing is taken.
+            assert!(
+                held == (Verdict::Room, REGION) || held == (Verdict::Unknown, PAGE),
+                "{held:?}"
+            );
+            assert_eq!(blocks(), PAGE);
+        }
     }
 }

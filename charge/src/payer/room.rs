@@ -101,7 +101,7 @@ impl Room {
             return Ok(pledge);
         }
         self.shrink(&mut pledge, PROBED_STEP);
-        match self.probe() {
+        match self.probe(|probe| probe.map_or(Verdict::Unknown, Probe::run)) {
             Verdict::Room => Ok(pledge),
             // Without huge pages nothing can look beyond the cgroups that are visible.
             Verdict::Unknown if fits => Ok(pledge),
@@ -112,6 +112,28 @@ impl Room {
     /// The room that is left now, for an error message.
     pub(super) fn full(&self, asked: u64) -> Full {
         full(asked, self.look(|seen| seen.with_reclaim(u64::MAX)))
+    }
+
+    /// Does `work` on `bytes` that are charged by the region, where the kernel refuses what does not fit. If that may
+    /// happen, 2 MiB are held meanwhile, so that nobody is left without a byte when it does.
+    pub(super) fn with_ballast<T>(
+        &self,
+        bytes: u64,
+        work: impl FnOnce() -> T,
+    ) -> Result<T, NoBallast> {
+        let plenty = self.look(|seen| !seen.hidden && seen.strict(bytes).free >= bytes);
+        if plenty {
+            return Ok(work());
+        }
+        self.probe(|probe| {
+            let Some(probe) = probe else {
+                return Ok(work());
+            };
+            probe.hold(|verdict| match verdict {
+                Verdict::Full => Err(NoBallast),
+                Verdict::Room | Verdict::Unknown => Ok(work()),
+            })
+        })
     }
 
     /// Whether the payer's own cgroup, not its ancestors, can take `bytes` of pages that exist already.
@@ -143,16 +165,20 @@ impl Room {
         ask(slot.insert(seen))
     }
 
-    fn probe(&self) -> Verdict {
+    fn probe<T>(&self, ask: impl FnOnce(Option<&Probe>) -> T) -> T {
         let Ok(mut slot) = self.probe.try_lock() else {
-            return Probe::new().map_or(Verdict::Unknown, |probe| probe.run());
+            return ask(Probe::new().ok().as_ref());
         };
         if slot.is_none() {
             *slot = Probe::new().ok();
         }
-        slot.as_ref().map_or(Verdict::Unknown, Probe::run)
+        ask(slot.as_ref())
     }
 }
+
+/// Not even 2 MiB are free.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NoBallast;
 
 fn full(asked: u64, tightest: Tightest) -> Full {
     Full {

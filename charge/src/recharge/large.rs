@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
 
 use super::RechargeError;
@@ -195,30 +194,26 @@ impl Large<'_> {
         Ok(())
     }
 
-    /// The parts of a region that hold nothing, in whole pages. What was allocated and never written counts as nothing:
+    /// The parts of a region that hold nothing, in whole pages. What was allocated and never written may count as nothing:
     /// it reads as zero either way.
     fn holes(&self, region: &Region) -> io::Result<Vec<Extent>> {
-        let size = u64::try_from(fstat(self.file)?.st_size).unwrap_or(0);
-        let end = region.offset + REGION;
-        let mut holes = Vec::new();
-        let mut at = region.offset;
-        while at < end {
-            let present = crate::mapping::resident_pages(self.file, at, PAGE).map(|n| n > 0);
-            let data = match present {
-                Ok(present) => present,
-                // Before Linux 6.5 only the end of the file is known to be a hole.
-                Err(_) => at < size,
-            };
-            if !data {
-                match holes.last_mut() {
-                    Some(Extent { offset, length }) if *offset + *length == at => *length += PAGE,
-                    _ => holes.push(Extent {
-                        offset: at,
-                        length: PAGE,
-                    }),
-                }
+        let mapping = Mapping::new(self.file, region.offset, REGION)?;
+        let written = mapping.in_core(0, REGION)?;
+        let mut holes: Vec<Extent> = Vec::new();
+        for (index, page) in written.iter().enumerate() {
+            let at = region.offset + index as u64 * PAGE;
+            let present = page & 1 == 1
+                || crate::mapping::resident_pages(self.file, at, PAGE).is_ok_and(|n| n > 0);
+            if present {
+                continue;
             }
-            at += PAGE;
+            match holes.last_mut() {
+                Some(hole) if hole.offset + hole.length == at => hole.length += PAGE,
+                _ => holes.push(Extent {
+                    offset: at,
+                    length: PAGE,
+                }),
+            }
         }
         Ok(holes)
     }

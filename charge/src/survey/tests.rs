@@ -31,7 +31,7 @@ fn what_this_process_writes_is_charged_to_its_cgroup() {
     let Some(mut surveyor) = surveyor() else {
         return;
     };
-    let own = MemoryCgroup::own().unwrap().id();
+    let own = MemoryCgroup::own().map_or(CgroupId::ROOT, |own| own.id());
     for size in [
         0,
         1,
@@ -121,7 +121,8 @@ fn a_file_of_a_hundred_gibibytes_takes_no_more_memory_than_a_small_one() {
     let mut regions = 0;
     let summary = surveyor.regions(file.as_fd(), |_| regions += 1).unwrap();
     assert_eq!(summary.present + summary.unseen, 192 << 20);
-    assert_eq!(regions, 96);
+    // Earlier kernels do not show what was allocated and never written.
+    assert_eq!(regions, if resident_is_exact(&file) { 96 } else { 0 });
     assert_eq!(allocated(&file), 192 << 20);
     assert_eq!(surveyor.buffer_bytes(), before);
 }
