@@ -1,20 +1,21 @@
 //! Listing: names, plain files and streams in the order of the directories, without a `stat` unless asked.
 
 use std::fmt;
+use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use globset::{GlobBuilder, GlobMatcher};
 use nix::dir::{Dir, OwningIter, Type};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::Mode;
+use nix::fcntl::{AtFlags, OFlag, openat};
+use nix::sys::stat::{Mode, fstatat};
 
 use crate::error::Error;
+use crate::get::regular;
 use crate::id::ObjectId;
 use crate::kind::Kind;
-use crate::name::Name;
-use crate::object::Key;
+use crate::name::{Name, ObjectFile};
 use crate::stat::Stat;
 use crate::volume::Volume;
 
@@ -59,13 +60,15 @@ pub enum Listing {
 }
 
 /// A running listing. Entries that come or go meanwhile may or may not be seen.
-pub struct List {
-    volume: Arc<Volume>,
-    prefix: String,
-    glob: Option<GlobMatcher>,
-    stat: bool,
-    /// The directories that are being read: their path with a trailing `/`, or empty for the root.
-    open: Vec<(String, OwningIter)>,
+#[derive(Debug)]
+pub struct List(Walk<Arc<Volume>>);
+
+impl Iterator for List {
+    type Item = Result<Listed, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next()
+    }
 }
 
 impl Volume {
@@ -74,54 +77,59 @@ impl Volume {
     /// # Errors
     /// [`Error::InvalidName`] for a glob that is none; otherwise when the tree cannot be read.
     pub fn list(self: &Arc<Self>, options: &ListOptions) -> Result<List, Error> {
+        Walk::new(Arc::clone(self), options).map(List)
+    }
+}
+
+/// The listing itself, for whoever owns or borrows the volume.
+pub(crate) struct Walk<V> {
+    volume: V,
+    prefix: String,
+    glob: Option<GlobMatcher>,
+    stat: bool,
+    /// The directories that are being read: their path with a trailing `/`, or empty for the root.
+    open: Vec<(String, OwningIter)>,
+}
+
+impl<V: Deref<Target = Volume>> Walk<V> {
+    pub(crate) fn new(volume: V, options: &ListOptions) -> Result<Self, Error> {
         let mut prefix = options.prefix.clone().unwrap_or_default();
         let glob = options.glob.as_deref().map(matcher).transpose()?;
-        if let Some(pattern) = &options.glob {
-            let literal = literal_start(pattern);
-            if literal.starts_with(&prefix) {
+        let mut open = Vec::new();
+        let literal = options.glob.as_deref().map_or("", literal_start);
+        // Otherwise no name has both beginnings.
+        if literal.starts_with(&prefix) || prefix.starts_with(literal) {
+            if literal.len() > prefix.len() {
                 prefix = literal.to_owned();
-            } else if !prefix.starts_with(literal) {
-                // No name has both beginnings.
-                return Ok(self.listing(options, prefix, glob, Vec::new()));
             }
+            open.extend(Self::start(&volume, &prefix)?);
         }
-        let directory = prefix.rsplit_once('/').map_or("", |(d, _)| d);
-        let opened = if directory.is_empty() {
-            openat(self.tree().root.as_fd(), ".", DIRECTORY, Mode::empty())
-        } else if Name::new(directory).is_ok() {
-            self.tree().directory(directory)
-        } else {
-            Err(Errno::ENOENT)
-        };
-        let open = match opened {
-            Ok(fd) => {
-                let path = if directory.is_empty() {
-                    String::new()
-                } else {
-                    format!("{directory}/")
-                };
-                let dir = Dir::from_fd(fd).map_err(|errno| Error::io(directory, errno))?;
-                vec![(path, dir.into_iter())]
-            }
-            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Vec::new(),
-            Err(errno) => return Err(Error::io(directory, errno)),
-        };
-        Ok(self.listing(options, prefix, glob, open))
-    }
-
-    fn listing(
-        self: &Arc<Self>,
-        options: &ListOptions,
-        prefix: String,
-        glob: Option<GlobMatcher>,
-        open: Vec<(String, OwningIter)>,
-    ) -> List {
-        List {
-            volume: Arc::clone(self),
+        Ok(Self {
+            volume,
             prefix,
             glob,
             stat: options.stat,
             open,
+        })
+    }
+
+    /// The deepest directory that every match is in; `None` when there is none.
+    fn start(volume: &Volume, prefix: &str) -> Result<Option<(String, OwningIter)>, Error> {
+        let directory = prefix.rsplit_once('/').map_or("", |(d, _)| d);
+        let (path, opened) = if directory.is_empty() {
+            (
+                String::new(),
+                openat(volume.tree().root.as_fd(), ".", DIRECTORY, Mode::empty()),
+            )
+        } else if Name::new(directory).is_ok() {
+            (format!("{directory}/"), volume.tree().directory(directory))
+        } else {
+            return Ok(None);
+        };
+        match opened.and_then(Dir::from_fd) {
+            Ok(dir) => Ok(Some((path, dir.into_iter()))),
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => Ok(None),
+            Err(errno) => Err(Error::io(directory, errno)),
         }
     }
 }
@@ -150,7 +158,7 @@ fn literal_start(pattern: &str) -> &str {
     &pattern[..end]
 }
 
-impl List {
+impl<V: Deref<Target = Volume>> Walk<V> {
     /// Whether `path` starts with the prefix, or the other way round: then it may hold matches.
     fn may_hold(&self, path: &str) -> bool {
         path.starts_with(&self.prefix) || self.prefix.starts_with(path)
@@ -190,26 +198,47 @@ impl List {
             return None;
         }
         let name = Name::new(full).ok()?;
+        let (_, directory) = self.open.last()?;
+        let directory = descriptor(directory);
         let what = match file_type {
-            Some(Type::Symlink) => {
-                let (_, directory) = self.open.last()?;
-                match self.volume.read_link(descriptor(directory), file_name) {
-                    Ok(Some(object)) => Listing::Object(object.id, object.kind),
-                    Ok(None) => Listing::Foreign,
-                    // It went away.
-                    Err(_) => return None,
-                }
-            }
+            Some(Type::Symlink) => match self.volume.read_link(directory, file_name) {
+                Ok(Some(object)) => Listing::Object(object.id, object.kind),
+                Ok(None) => Listing::Foreign,
+                // It went away.
+                Err(_) => return None,
+            },
             Some(Type::File) => Listing::Plain(Kind::of_extension(file_name)),
             _ => Listing::Foreign,
         };
-        let stat = match what {
-            Listing::Object(..) | Listing::Plain(_) if self.stat => {
-                self.volume.stat(Key::Name(&name)).ok()
-            }
-            _ => None,
+        let stat = if self.stat {
+            self.stat(&what, directory, file_name)
+        } else {
+            None
         };
         Some(Ok(Listed { name, what, stat }))
+    }
+
+    fn stat(&self, what: &Listing, directory: BorrowedFd<'_>, file_name: &str) -> Option<Stat> {
+        let (id, kind, found) = match *what {
+            Listing::Object(id, kind) => {
+                let object = ObjectFile::new(id, kind);
+                let objects = self.volume.tree().objects.as_fd();
+                (
+                    Some(id),
+                    kind,
+                    fstatat(objects, object.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW),
+                )
+            }
+            Listing::Plain(kind) => (
+                None,
+                kind,
+                fstatat(directory, file_name, AtFlags::AT_SYMLINK_NOFOLLOW),
+            ),
+            Listing::Stream | Listing::Foreign => return None,
+        };
+        let stat = found.ok()?;
+        regular(&stat, file_name).ok()?;
+        Some(Stat::new(id, kind, &stat))
     }
 
     /// Goes on with a directory; one that vanished is skipped.
@@ -224,7 +253,7 @@ impl List {
     }
 }
 
-impl Iterator for List {
+impl<V: Deref<Target = Volume>> Iterator for Walk<V> {
     type Item = Result<Listed, Error>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -255,9 +284,9 @@ impl Iterator for List {
     }
 }
 
-impl fmt::Debug for List {
+impl<V> fmt::Debug for Walk<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("List")
+        f.debug_struct("Walk")
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
     }

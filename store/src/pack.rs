@@ -1,5 +1,6 @@
 //! `put_many`, and members of packs: masses of small values in one file.
 
+use std::cmp::Ordering;
 use std::io::IoSlice;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -15,9 +16,12 @@ use crate::get::{Found, MAX_READ, read_at, regular};
 use crate::id::ObjectId;
 use crate::kind::Kind;
 use crate::mapping::Mapping;
-use crate::name::Name;
+use crate::name::{MAX_NAME, Name};
 use crate::object::{Content, Key, Mode, Object, PutOptions, Ref};
 use crate::volume::Volume;
+
+/// So many entries of a table are read at once.
+const BLOCK: usize = 128;
 
 /// A member for [`Volume::put_many`]: its key, its kind, its content.
 pub type Member<'a> = (Option<&'a str>, Kind, &'a [IoSlice<'a>]);
@@ -166,8 +170,8 @@ fn find(file: BorrowedFd<'_>, key: &str, pack: &str) -> Result<Option<(Footer, E
     read_at(file, &mut bytes, end, pack)?;
     let footer = Footer::parse(&bytes, len).map_err(broken)?;
     let mut range = 0..footer.members;
-    let mut found = vec![0; usize::from(u16::try_from(key.len()).unwrap_or(u16::MAX)) + 1];
-    while range.start < range.end {
+    let mut found = vec![0; key.len() + 1];
+    while range.end - range.start > BLOCK as u64 {
         let middle = range.start + (range.end - range.start) / 2;
         let mut entry = [0; pack::ENTRY];
         read_at(file, &mut entry, footer.entry_at(middle), pack)?;
@@ -176,9 +180,56 @@ fn find(file: BorrowedFd<'_>, key: &str, pack: &str) -> Result<Option<(Footer, E
         let part = found.len().min(entry.key_len.into());
         read_at(file, &mut found[..part], entry.key, pack)?;
         match found[..part].cmp(key.as_bytes()) {
-            std::cmp::Ordering::Equal => return Ok(Some((footer, entry))),
-            std::cmp::Ordering::Less => range.start = middle + 1,
-            std::cmp::Ordering::Greater => range.end = middle,
+            Ordering::Equal => return Ok(Some((footer, entry))),
+            Ordering::Less => range.start = middle + 1,
+            Ordering::Greater => range.end = middle,
+        }
+    }
+    let found = find_in_block(file, &footer, range, key, pack)?;
+    Ok(found.map(|entry| (footer, entry)))
+}
+
+/// Reads the last few entries that are in question at once, and then their keys, which lie side by side.
+fn find_in_block(
+    file: BorrowedFd<'_>,
+    footer: &Footer,
+    range: Range<u64>,
+    key: &str,
+    pack: &str,
+) -> Result<Option<Entry>, Error> {
+    let broken = |e: Malformed| Error::corrupt(pack, e.to_string());
+    let mut bytes = [0; BLOCK * pack::ENTRY];
+    let count = usize::try_from(range.end - range.start).unwrap_or(0);
+    let table = &mut bytes[..count * pack::ENTRY];
+    read_at(file, table, footer.entry_at(range.start), pack)?;
+    let mut entries = Vec::with_capacity(count);
+    for entry in table.chunks_exact(pack::ENTRY) {
+        let entry = entry
+            .try_into()
+            .map_err(|_| Error::corrupt(pack, "an entry is cut off"))?;
+        entries.push(footer.entry(entry).map_err(broken)?);
+    }
+    let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+        return Ok(None);
+    };
+    let start = first.key;
+    let len = (last.key + u64::from(last.key_len)).saturating_sub(start);
+    // Sound keys have at most 1,024 bytes.
+    let len = usize::try_from(len)
+        .unwrap_or(usize::MAX)
+        .min(BLOCK * MAX_NAME);
+    let mut keys = vec![0; len];
+    read_at(file, &mut keys, start, pack)?;
+    for entry in entries {
+        let at = entry
+            .key
+            .checked_sub(start)
+            .and_then(|at| usize::try_from(at).ok());
+        let end = at.and_then(|at| at.checked_add(entry.key_len.into()));
+        let found = at.zip(end).and_then(|(at, end)| keys.get(at..end));
+        if found.ok_or_else(|| Error::corrupt(pack, "the keys are not in order"))? == key.as_bytes()
+        {
+            return Ok(Some(entry));
         }
     }
     Ok(None)
@@ -260,9 +311,9 @@ impl Pack {
             let middle = range.start.midpoint(range.end);
             let (found, kind, content) = self.member(middle);
             match found.cmp(key) {
-                std::cmp::Ordering::Equal => return Some((kind, content)),
-                std::cmp::Ordering::Less => range.start = middle + 1,
-                std::cmp::Ordering::Greater => range.end = middle,
+                Ordering::Equal => return Some((kind, content)),
+                Ordering::Less => range.start = middle + 1,
+                Ordering::Greater => range.end = middle,
             }
         }
         None

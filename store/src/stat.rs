@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use nix::sys::stat::fstat;
+use nix::sys::stat::{FileStat, fstat};
 
 use crate::error::Error;
 use crate::get::{Found, regular};
@@ -31,6 +31,21 @@ pub struct Stat {
     pub uid: u32,
 }
 
+impl Stat {
+    pub(crate) fn new(id: Option<ObjectId>, kind: Kind, stat: &FileStat) -> Self {
+        let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
+        let nanoseconds = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).unwrap_or(0));
+        Self {
+            id,
+            kind,
+            len: u64::try_from(stat.st_size).unwrap_or(0),
+            allocated: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
+            modified: UNIX_EPOCH + seconds + nanoseconds,
+            uid: stat.st_uid,
+        }
+    }
+}
+
 impl Volume {
     /// What the object, plain file or member of a pack is.
     ///
@@ -50,16 +65,8 @@ impl Volume {
         };
         let key = key.to_string();
         let stat = fstat(file.as_fd()).map_err(|errno| Error::io(key.as_str(), errno))?;
-        let seconds = Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
-        let nanoseconds = Duration::from_nanos(u64::try_from(stat.st_mtime_nsec).unwrap_or(0));
-        Ok(Stat {
-            id,
-            kind,
-            len: regular(&stat, &key)?,
-            allocated: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
-            modified: UNIX_EPOCH + seconds + nanoseconds,
-            uid: stat.st_uid,
-        })
+        regular(&stat, &key)?;
+        Ok(Stat::new(id, kind, &stat))
     }
 
     fn stat_of_member(&self, name: &Name) -> Result<Stat, Error> {

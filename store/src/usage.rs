@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 use nix::sys::statfs::fstatfs;
 
 use crate::error::Error;
+use crate::list::{ListOptions, Walk};
+use crate::name::Name;
 use crate::volume::Volume;
 
 /// Bytes and files of a volume, as its file system counts them.
@@ -34,15 +36,38 @@ pub struct Space {
     pub used: u64,
     /// Bytes of removed objects that somebody still maps.
     pub trash: u64,
+    /// Files that can still be made.
+    pub free_files: u64,
+    /// The largest names and their bytes, among the first few thousand.
+    pub largest: Vec<(Name, u64)>,
 }
+
+/// So many names are looked at for an error message.
+const LOOKED_AT: usize = 5000;
+/// So many are named in it.
+const NAMED: usize = 3;
 
 impl fmt::Display for Space {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} of {} bytes are in use, {} of them by removed objects that are still mapped",
-            self.used, self.capacity, self.trash
-        )
+        write!(f, "{} of {} bytes are in use", self.used, self.capacity)?;
+        if self.trash > 0 {
+            write!(
+                f,
+                ", {} of them by removed objects that are still mapped",
+                self.trash
+            )?;
+        }
+        if self.free_files == 0 {
+            f.write_str(", and no more files can be made")?;
+        }
+        for (at, (name, bytes)) in self.largest.iter().enumerate() {
+            write!(
+                f,
+                "{} {name} ({bytes})",
+                if at == 0 { "; largest:" } else { "," }
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -68,13 +93,41 @@ impl Volume {
 
     /// What holds the space, for an error message; zeros where it cannot be known.
     pub(crate) fn space(&self) -> Box<Space> {
-        Box::new(self.usage().map_or_else(
-            |_| Space::default(),
-            |u| Space {
-                capacity: u.capacity,
-                used: u.used,
-                trash: u.trash,
-            },
-        ))
+        let Ok(usage) = self.usage() else {
+            return Box::default();
+        };
+        Box::new(Space {
+            capacity: usage.capacity,
+            used: usage.used,
+            trash: usage.trash,
+            free_files: usage.free_files,
+            largest: self.largest(),
+        })
     }
+
+    fn largest(&self) -> Vec<(Name, u64)> {
+        let options = ListOptions {
+            stat: true,
+            ..ListOptions::default()
+        };
+        let Ok(names) = Walk::new(self, &options) else {
+            return Vec::new();
+        };
+        let mut largest = Vec::new();
+        for listed in names.take(LOOKED_AT).flatten() {
+            if let Some(stat) = listed.stat {
+                largest.push((listed.name, stat.allocated));
+            }
+            if largest.len() > 100 {
+                keep_largest(&mut largest);
+            }
+        }
+        keep_largest(&mut largest);
+        largest
+    }
+}
+
+fn keep_largest(names: &mut Vec<(Name, u64)>) {
+    names.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    names.truncate(NAMED);
 }

@@ -258,6 +258,9 @@ fn space_of_removed_but_mapped_objects_is_named_and_used_again_when_the_view_goe
         return;
     };
     let volume = Arc::new(Volume::open(mounted.path(), Options::default()).unwrap());
+    volume
+        .put(Kind::Raw, &[IoSlice::new(b"1")], &named("small"))
+        .unwrap();
     let content = vec![1; 12 << 20];
     let put = |name: &str| volume.put(Kind::Raw, &[IoSlice::new(&content)], &named(name));
     let view = volume
@@ -271,6 +274,7 @@ fn space_of_removed_but_mapped_objects_is_named_and_used_again_when_the_view_goe
         panic!("not full")
     };
     assert!(space.trash >= 12 << 20);
+    assert_eq!(space.largest, [(crate::support::name("small"), 4096)]);
     drop(view);
     put("y").unwrap();
 }
