@@ -91,6 +91,22 @@ def structs(count: int, raw: bytes) -> Child:
     return write
 
 
+def frozen(child: Child) -> Child:
+    """The same, written once and copied from then on: positions in a buffer are relative."""
+    raw = bytearray()
+    root = child(raw)
+    _pad(raw, 8)
+    whole = bytes(raw)
+
+    def write(out: bytearray) -> int:
+        _pad(out, 8)
+        start = len(out)
+        out.extend(whole)
+        return start + root
+
+    return write
+
+
 def finish(root: Child) -> bytes:
     """The finished buffer, its length a multiple of 8."""
     out = bytearray(8)

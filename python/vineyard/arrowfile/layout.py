@@ -9,7 +9,6 @@ from typing import Any
 
 from vineyard.arrowfile.flatbuffer import Child, Scalar, finish, structs, table
 from vineyard.arrowfile.schema import Dictionary, Type, key_values, schema
-from vineyard.arrowfile.schema import field as schema_field
 
 ALIGN = 64
 _ZEROS = bytes(ALIGN)
@@ -74,8 +73,8 @@ class Layout:
 
     def file(self, rows: int, schema_metadata: dict[str, str], describe: Any) -> list[Any]:
         """The buffers. `describe(start of the body, starts of the dictionaries)` gives the footer's metadata."""
-        fields = [schema_field(c.name, c.type, c.dictionary) for c in self.columns]
-        shape = schema(fields, schema_metadata)
+        fields = tuple((c.name, c.type, c.dictionary) for c in self.columns)
+        shape = schema(fields, tuple(schema_metadata.items()))
         out: list[Any] = [_MAGIC + b"\0\0"]
         head = _message(_SCHEMA, shape, 0, 8)
         out.append(head)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
-from vineyard.arrowfile.flatbuffer import Child, Scalar, table, text, vector
+from vineyard.arrowfile.flatbuffer import Child, Scalar, frozen, table, text, vector
 
 _INT, _FLOAT, _UTF8, _BOOL, _TIMESTAMP, _DURATION, _LARGE_UTF8 = 2, 3, 5, 6, 10, 18, 20
 _UNITS = {"s": 0, "ms": 1, "us": 2, "ns": 3}
@@ -18,36 +19,43 @@ class Type(NamedTuple):
     member: Child
 
     @classmethod
+    @lru_cache
     def integer(cls, bits: int, signed: bool) -> Type:
         """int8 to int64, uint8 to uint64."""
         return cls(_INT, table(Scalar("i", bits), Scalar("?", signed)))
 
     @classmethod
+    @lru_cache
     def floating(cls, size: int) -> Type:
         """float16, float32, float64, by their size in bytes."""
         return cls(_FLOAT, table(Scalar("h", _PRECISION[size])))
 
     @classmethod
+    @lru_cache
     def boolean(cls) -> Type:
         """One bit a value."""
         return cls(_BOOL, table())
 
     @classmethod
+    @lru_cache
     def timestamp(cls, unit: str, zone: str | None = None) -> Type:
         """Since 1970 in `unit` (s, ms, us, ns)."""
         return cls(_TIMESTAMP, table(Scalar("h", _UNITS[unit]), None if zone is None else text(zone)))
 
     @classmethod
+    @lru_cache
     def duration(cls, unit: str) -> Type:
         """In `unit` (s, ms, us, ns)."""
         return cls(_DURATION, table(Scalar("h", _UNITS[unit])))
 
     @classmethod
+    @lru_cache
     def large_string(cls) -> Type:
         """UTF-8 with 64-bit offsets."""
         return cls(_LARGE_UTF8, table())
 
     @classmethod
+    @lru_cache
     def string(cls) -> Type:
         """UTF-8 with 32-bit offsets."""
         return cls(_UTF8, table())
@@ -74,6 +82,7 @@ def key_values(pairs: dict[str, str]) -> Child | None:
     return vector([table(text(key), text(value)) for key, value in pairs.items()]) if pairs else None
 
 
-def schema(fields: list[Child], metadata: dict[str, str]) -> Child:
-    """A little-endian schema."""
-    return table(Scalar("h", 0), vector(fields), key_values(metadata))
+@lru_cache(maxsize=64)
+def schema(fields: tuple[tuple[str, Type, Dictionary | None], ...], metadata: tuple[tuple[str, str], ...]) -> Child:
+    """A little-endian schema. Types are made once each, so that frames of the same columns find theirs."""
+    return frozen(table(Scalar("h", 0), vector([field(*one) for one in fields]), key_values(dict(metadata))))
