@@ -94,6 +94,16 @@ pub enum Command {
     Walk,
     /// Hold everything against the format.
     Fsck,
+    /// Get something, whatever it is, and read all of it.
+    Read {
+        /// Its name.
+        name: String,
+    },
+    /// Read all parts of a stream that are there.
+    Stream {
+        /// Its name.
+        name: String,
+    },
     /// Unlink removed objects that nobody maps any more.
     Sweep,
 }

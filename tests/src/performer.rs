@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::io::{self, BufRead, IoSlice, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use vineyard_charge::{Limit, Payer, RemotePayer, ReserveError};
@@ -174,6 +175,22 @@ impl Performer {
                 let bytes = Pattern::from(content).bytes();
                 std::fs::write(self.root.join(name), bytes).map_err(anyhow::Error::from)?;
                 Ok(Answer::Done)
+            }
+            Command::Read { name } => {
+                let object = self
+                    .volume
+                    .get(Key::Name(&parse(name)?), Mode::CopyOnWrite)?;
+                Ok(Answer::Count(
+                    object.bytes().iter().map(|b| u64::from(*b)).sum(),
+                ))
+            }
+            Command::Stream { name } => {
+                let mut reader = self.volume.stream_reader(&parse(name)?)?;
+                let mut parts = 0;
+                while reader.next(Some(Duration::from_millis(50)))?.is_some() {
+                    parts += 1;
+                }
+                Ok(Answer::Count(parts))
             }
             Command::Walk => Ok(Answer::Count(self.walk()?)),
             Command::Fsck => {
