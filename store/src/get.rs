@@ -7,11 +7,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::fcntl::openat;
 use nix::sys::stat::{FileStat, Mode as FileMode, SFlag, fstat};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::uio::pread;
 
 use crate::error::Error;
 use crate::kind::Kind;
-use crate::mapping::Mapping;
+use crate::mapping::{Mapping, PAGE};
 use crate::name::{Name, ObjectFile};
 use crate::naming::{Entry, TRIES};
 use crate::object::{Content, Key, Mode, Object};
@@ -141,6 +142,7 @@ impl Volume {
                 read_rest(file, &mut bytes, len, key)?;
                 return Ok(Content::Small(bytes));
             }
+            refuse_sparse(file, &stat, key)?;
             map(file, len, mode, key)
         })
     }
@@ -170,6 +172,22 @@ fn map(file: BorrowedFd<'_>, len: u64, mode: Mode, key: &str) -> Result<Content,
     }
 }
 
+/// Refuses to map what was never allocated: in memory, looking at a hole allocates it, on the bill of whoever looks.
+pub(crate) fn refuse_sparse(file: BorrowedFd<'_>, stat: &FileStat, key: &str) -> Result<(), Error> {
+    let len = u64::try_from(stat.st_size).unwrap_or(0);
+    let allocated = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+    if allocated >= len.next_multiple_of(PAGE) {
+        return Ok(());
+    }
+    let fs = fstatfs(file).map_err(|errno| Error::io(key, errno))?;
+    if fs.filesystem_type() != TMPFS_MAGIC {
+        // Elsewhere files take fewer blocks for other reasons too, and reading allocates nothing.
+        return Ok(());
+    }
+    let why = format!("it has holes: {allocated} of {len} bytes are allocated");
+    Err(Error::corrupt(key, why))
+}
+
 /// The length of a regular file.
 pub(crate) fn regular(stat: &FileStat, key: &str) -> Result<u64, Error> {
     if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
@@ -185,6 +203,16 @@ pub(crate) fn regular(stat: &FileStat, key: &str) -> Result<u64, Error> {
 fn read_plain(file: BorrowedFd<'_>, key: &str) -> Result<Vec<u8>, Error> {
     let stat = fstat(file).map_err(|errno| Error::io(key, errno))?;
     let len = regular(&stat, key)?;
+    let fs = fstatfs(file).map_err(|errno| Error::io(key, errno))?;
+    let capacity = fs
+        .blocks()
+        .saturating_mul(u64::try_from(fs.block_size()).unwrap_or(1));
+    if capacity > 0 && len > capacity {
+        return Err(Error::corrupt(
+            key,
+            "it is sparse and larger than the volume",
+        ));
+    }
     let mut bytes = Vec::new();
     read_rest(file, &mut bytes, len, key)?;
     Ok(bytes)

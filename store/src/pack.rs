@@ -12,7 +12,7 @@ use nix::sys::stat::fstat;
 use crate::error::Error;
 use crate::format::pack::{self, Entry, Footer, TailBuilder};
 use crate::format::{Malformed, padding};
-use crate::get::{Found, MAX_READ, read_at, regular};
+use crate::get::{Found, MAX_READ, read_at, refuse_sparse, regular};
 use crate::id::ObjectId;
 use crate::kind::Kind;
 use crate::mapping::Mapping;
@@ -97,6 +97,7 @@ impl Volume {
         let stat = fstat(file.as_fd()).map_err(|errno| Error::io(name.as_str(), errno))?;
         let len = usize::try_from(regular(&stat, &name)?)
             .map_err(|_| Error::io(name.as_str(), Errno::EFBIG))?;
+        refuse_sparse(file.as_fd(), &stat, &name)?;
         let (prot, flags) = mode.protection();
         let mapping = Mapping::new(file.as_fd(), len, prot, flags)
             .map_err(|errno| Error::io(name.as_str(), errno))?;

@@ -386,6 +386,8 @@ fn a_sparse_object_is_not_charged_to_whoever_gets_it() -> Result<()> {
         fs::set_permissions(&path, Permissions::from_mode(0o444))?;
         let name = format!("sparse-{digit}");
         symlink(object, world.volume().join(&name))?;
+        let plain = world.volume().join(format!("plain-{digit}"));
+        File::create(plain)?.set_len(len)?;
         let _limit = deadline(LIMIT, format!("sparse object of {len} bytes"));
         for command in [Command::Read { name }, Command::Walk, Command::Fsck] {
             pod.call(&command).with_context(|| format!("{len} bytes"))?;
