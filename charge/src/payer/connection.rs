@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use vineyard_proto::payer::{Hello, Reply, Request, Welcome, reply, request};
+use vineyard_proto::payer::{Hello, Reply, Request, Welcome, refused, reply, request};
 
 use super::ReserveError;
 use crate::wire::{self, Frames, WireError};
@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a payer may take for anything, and the slowest rate at which it allocates: a cold virtual machine.
 const REPLY_TIME: Duration = Duration::from_secs(30);
 const SLOWEST: u64 = 64 << 20;
+
+/// Ids begin at 1: a reply to this one says why the connection is not served at all.
+const NOBODY: u64 = 0;
 
 /// Why an exchange ended without a reply.
 pub(super) enum Lost {
@@ -78,6 +81,11 @@ impl Connection {
                 connection.welcome = welcome;
                 Ok(connection)
             }
+            // Others may hang up in a moment.
+            Ok(reply::Body::Refused(refused)) if refused.reason() == refused::Reason::Busy => {
+                let busy = io::Error::new(io::ErrorKind::ResourceBusy, refused.message);
+                Err(ReserveError::Unreachable(busy))
+            }
             Ok(reply::Body::Refused(refused)) => Err(ReserveError::Refused {
                 message: refused.message,
             }),
@@ -106,7 +114,7 @@ impl Connection {
         loop {
             // Replies to what nobody waited for come first.
             while let Some(reply) = self.decoded()? {
-                if reply.id == id {
+                if reply.id == id || reply.id == NOBODY {
                     return reply
                         .body
                         .ok_or_else(|| Lost::Invalid(io::ErrorKind::InvalidData.into()));

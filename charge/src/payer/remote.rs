@@ -181,6 +181,15 @@ impl RemotePayer {
 
 impl Payer for RemotePayer {
     fn reserve(&self, extents: &[(BorrowedFd<'_>, Extent)]) -> Result<(), ReserveError> {
+        // Payers refuse ranges that are empty.
+        let extents: Vec<_> = extents
+            .iter()
+            .copied()
+            .filter(|(_, e)| e.length > 0)
+            .collect();
+        if extents.is_empty() {
+            return Ok(());
+        }
         let most = usize::try_from(self.welcome()?.max_descriptors).unwrap_or(MAX_DESCRIPTORS);
         let mut done = 0u64;
         let mut kept = 0;

@@ -73,6 +73,8 @@ pub fn converse(stream: &UnixStream, payer: &dyn Payer, most: usize) -> io::Resu
             }
             None => return Err(io::ErrorKind::InvalidData.into()),
         };
+        // Whoever gets the reply may count on nobody else having the files open.
+        drop(fds);
         let body = match result {
             Ok(body) => body,
             Err(ReserveError::Full(full)) => reply::Body::Full(full.into()),
