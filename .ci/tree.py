@@ -45,6 +45,8 @@ def violations(paths: list[Path]) -> list[str]:
             continue
         text = path.read_text(encoding="utf-8")
         sizes[path] = text.count("\n")
+        if re.search(r"^(<{7}|>{7}) ", text, re.MULTILINE):
+            found.append(f"{path}: a merge was left unfinished")
         if sizes[path] > CAP:
             found.append(f"{path}: {sizes[path]} lines, the cap is {CAP}")
         # The list of modules is no code.
