@@ -72,7 +72,7 @@ def table(memory: Any) -> Any:
     """The file as `pyarrow.Table`, without a copy."""
     try:
         return pa.ipc.open_file(pa.py_buffer(memory)).read_all()
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise DeserializationError(f"damaged Arrow file: {error}. Put it again.") from error
 
 
@@ -85,7 +85,7 @@ def decode(memory: Any, mark: dict[str, Any]) -> Any:
         if reader.num_record_batches != 1:
             raise DeserializationError("damaged Arrow file: not one record batch. Put it again.")
         return reader.get_batch(0)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError) as error:
         raise DeserializationError(f"damaged Arrow file: {error}. Put it again.") from error
 
 
