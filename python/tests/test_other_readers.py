@@ -58,8 +58,31 @@ def test_pyarrow_reads_a_stored_frame(frame):
     assert table["c"].to_pylist() == [None if v is np.nan else v for v in made["c"].astype(object)]
     assert table["s"].to_pylist()[:6] == [None, "text 1", "text 2", "text 3", "text 4", None]
     assert table["t"].to_pylist()[1] == made["t"].iloc[1].to_pydatetime()
+    plain = table.to_pandas()
+    assert plain.index.name == "key"
+    assert plain.index.tolist() == made.index.tolist()
+    assert plain["i"].tolist() == made["i"].tolist()
     dataset = ds.dataset(path, format="ipc")
     assert dataset.to_table(columns=["i"], filter=ds.field("i") > 990).num_rows == 10
+
+
+def test_pyarrow_finds_every_kind_of_index(vol):
+    pd = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    for index in (
+        pd.RangeIndex(3, 9, 2, name="r"),
+        pd.RangeIndex(3),
+        pd.date_range("2020", periods=3, tz="UTC"),
+        pd.Index(["x", "y", "z"], name=5),
+        pd.Index([1.5, 2.5, 3.5]),
+        pd.MultiIndex.from_tuples([("a", 1), ("b", 2), ("c", 3)]),
+    ):
+        made = pd.DataFrame({"a": [1, 2, 3]}, index=index)
+        got = vol.arrow(vol.put(made)).to_pandas()
+        assert got["a"].tolist() == [1, 2, 3]
+        if not isinstance(index, pd.MultiIndex):
+            assert got.index.tolist() == index.tolist()
+            assert list(got.columns) == ["a"]
 
 
 def test_duckdb_reads_a_stored_frame(frame):

@@ -92,11 +92,31 @@ class _Writer:
             "columns": [place for place, _ in lines],
         }
 
+    def for_others(self) -> dict[str, str]:
+        """What pyarrow's own to_pandas() needs to find the index."""
+        index = self.spec["index"]
+        if index["index"] == "range":
+            start, stop, step = index["range"]
+            columns = []
+            where: Any = {"kind": "range", "name": None, "start": start, "stop": stop, "step": step}
+            if isinstance(index["name"], str):
+                where["name"] = index["name"]
+        elif index["index"] == "values":
+            where = self.layout.columns[-1].name
+            name = index["name"] if isinstance(index["name"], str) else None
+            dtype = index["values"].get("dtype", "object")
+            kind = np.dtype(dtype).name
+            columns = [{"name": name, "field_name": where, "pandas_type": kind, "numpy_type": kind, "metadata": None}]
+        else:
+            return {}
+        told = {"index_columns": [where], "column_indexes": [], "columns": columns, "pandas_version": pd.__version__}
+        return {"pandas": json.dumps(told)}
+
     def file(self) -> list[Any]:
         by = json.loads(pickling.by())
         return self.layout.file(
             self.rows,
-            {},
+            self.for_others(),
             lambda start, starts: {MARK: json.dumps(self.spec | {"body": start, "dictionaries": starts, "by": by})},
         )
 
