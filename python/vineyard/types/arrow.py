@@ -71,7 +71,9 @@ def _encoded(table: Any, mark: dict[str, Any]) -> codec.Encoded | None:
 def table(memory: Any) -> Any:
     """The file as `pyarrow.Table`, without a copy."""
     try:
-        return pa.ipc.open_file(pa.py_buffer(memory)).read_all()
+        found = pa.ipc.open_file(pa.py_buffer(memory)).read_all()
+        found.validate()
+        return found
     except (pa.ArrowException, OSError) as error:
         raise DeserializationError(f"damaged Arrow file: {error}. Put it again.") from error
 
@@ -84,7 +86,9 @@ def decode(memory: Any, mark: dict[str, Any]) -> Any:
         reader = pa.ipc.open_file(pa.py_buffer(memory))
         if reader.num_record_batches != 1:
             raise DeserializationError("damaged Arrow file: not one record batch. Put it again.")
-        return reader.get_batch(0)
+        batch = reader.get_batch(0)
+        batch.validate()
+        return batch
     except (pa.ArrowException, OSError) as error:
         raise DeserializationError(f"damaged Arrow file: {error}. Put it again.") from error
 

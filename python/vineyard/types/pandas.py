@@ -164,9 +164,9 @@ def decode(memory: Any, spec: dict[str, Any]) -> pd.DataFrame:
             frame.attrs = dict(spec["attrs"])
         if not spec["flags"]["allows_duplicate_labels"]:
             frame.flags.allows_duplicate_labels = False
-    except DeserializationError:
+    except (DeserializationError, MemoryError):
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, ImportError) as error:
+    except Exception as error:  # pandas, NumPy and pyarrow each have their own for bytes that make no sense
         raise DeserializationError(pickling.explain(error, spec)) from error
     return frame
 
