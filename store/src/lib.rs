@@ -4,6 +4,20 @@
 //! `docs/design/volume.md`. [`Volume`] is the entry: `put` and `create` make objects, `get` reads or maps them. No
 //! daemon takes part in a `get`, and in a `put` only the payer that reserves pages ahead of need.
 //!
+//! ```
+//! use std::io::IoSlice;
+//! use vineyard_store::{Key, Kind, Mode, Name, Options, PutOptions, Volume};
+//! # let directory = tempfile::tempdir()?;
+//! # let root = directory.path();
+//! let volume = Volume::open(root, Options::default())?;
+//! let name = Name::new("run-7/scores")?;
+//! let content = [IoSlice::new(b"one "), IoSlice::new(b"two")];
+//! volume.put(Kind::Text, &content, &PutOptions::named(name.clone()))?;
+//! let scores = volume.get(Key::Name(&name), Mode::CopyOnWrite)?;
+//! assert_eq!(scores.bytes(), b"one two");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! Invariants: nothing half-written is ever visible; a sealed object never changes and has no holes; nothing outside
 //! the volume is ever followed.
 
