@@ -37,9 +37,13 @@ fn build() -> Result<PathBuf> {
         .args(["build", "--quiet", "--locked", "-p", "vineyard-sidecar"])
         .arg("--target-dir")
         .arg(target);
-    if output.ends_with("release") {
-        cargo.arg("--release");
-    }
+    // The profile of `cargo test`, whose dependencies are built already.
+    let profile = if output.ends_with("release") {
+        "release"
+    } else {
+        "test"
+    };
+    cargo.args(["--profile", profile]);
     let status = cargo.status().context("cargo")?;
     if !status.success() {
         bail!("cargo build: {status}");

@@ -58,6 +58,13 @@ pub enum Command {
         /// Hold it under this number.
         view: Option<u32>,
     },
+    /// Get an object that others re-point at the same time: every byte must be of the same one of these.
+    GetOneOf {
+        /// Its name.
+        name: String,
+        /// What it may be.
+        contents: Vec<Content>,
+    },
     /// Write to every page of a view, which must not reach the object.
     Dirty {
         /// The view.

@@ -145,6 +145,20 @@ impl Performer {
                 shared,
                 view,
             } => self.get(name, content.into(), shared, view),
+            Command::GetOneOf { name, contents } => {
+                let object = self
+                    .volume
+                    .get(Key::Name(&parse(name)?), Mode::CopyOnWrite)?;
+                let bytes = object.bytes();
+                let one = |c: &Content| Pattern::from(*c).check(bytes).is_ok();
+                if contents.iter().any(one) {
+                    return Ok(Answer::Done);
+                }
+                Ok(Answer::Wrong(format!(
+                    "{} bytes are none of {contents:?}",
+                    bytes.len()
+                )))
+            }
             Command::Dirty { view } => {
                 if let Some(View::Sealed(mapping, _, dirty)) = self.views.get_mut(&view) {
                     invert_pages(mapping);

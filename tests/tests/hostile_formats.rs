@@ -92,7 +92,7 @@ fn mutate(random: &mut Random, bytes: &mut Vec<u8>, others: &[(String, Vec<u8>)]
             1..4 => overwrite(bytes, at & !7, &edge(random).to_le_bytes()),
             4 => overwrite(bytes, at & !3, &edge(random).to_le_bytes()[..4]),
             5 => bytes.truncate(random.index(len + 1)),
-            6 => bytes.extend((0..random.below(200)).map(|i| (i as u8).wrapping_mul(37))),
+            6 => bytes.extend((0..random.below(200)).map(|i| i.to_le_bytes()[0].wrapping_mul(37))),
             7 => {
                 let (_, other) = &others[random.index(others.len())];
                 let from = random.index(other.len());
