@@ -115,9 +115,19 @@ test-wheel: wheel ## Installs the wheel into fresh environments and runs the REA
 test-bench: wheel ## Runs the benchmark's smoke test: tiny sizes, this store and plain files only
 	bench/run --quick --only ours,files --workload small,clients8,large,create,build,fresh,frame,nested,list,strings
 
+# With checks of overflow and assertions: what is sought are faults, not figures.
 .PHONY: soak
-soak: ## Runs the long property and fault tests (an hour or so)
-	VINEYARD_SOAK=1 cargo test --locked --release -p vineyard-tests -- --nocapture
+soak: ## Runs the long property and fault tests (half an hour or so)
+	VINEYARD_SEQUENCES=1500 cargo test --locked -p vineyard-tests --test model -- --nocapture
+	VINEYARD_STEPS=20000 cargo test --locked -p vineyard-tests --test concurrent -- --nocapture
+	VINEYARD_CASES=50000 cargo test --locked -p vineyard-tests --test hostile_formats -- --nocapture
+	for round in 1 2 3; do \
+		cargo test --locked -p vineyard-tests --test crash --test ledger --test handover --test cross_uid --test hostile_tree; \
+	done
+
+.PHONY: test-cleanup
+test-cleanup: ## Removes what killed test runs have left
+	cargo run --quiet --locked -p vineyard-tests --bin vineyard-test-cleanup
 
 .PHONY: deny
 deny: .cache/bin/cargo-deny ## Checks licences and sources of the dependencies (builds cargo-deny on first use)
