@@ -46,8 +46,7 @@ fn sum(bytes: &[u8]) -> u64 {
 fn read(path: &Path, bytes: usize) -> u64 {
     let file = File::open(path).expect("open");
     file.metadata().expect("stat");
-    let mut content = Vec::with_capacity(bytes);
-    content.resize(bytes, 0);
+    let mut content = vec![0; bytes];
     file.read_exact_at(&mut content, 0).expect("read");
     sum(&content)
 }

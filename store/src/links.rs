@@ -27,9 +27,13 @@ impl Volume {
     /// # Errors
     /// [`Error::NotFound`] when there is no such object, [`Error::Exists`] when the name is taken and `overwrite` is false.
     pub fn link(&self, key: Key<'_>, name: &Name, overwrite: bool) -> Result<(), Error> {
+        self.linked(key, name, overwrite).map(drop)
+    }
+
+    fn linked(&self, key: Key<'_>, name: &Name, overwrite: bool) -> Result<ObjectFile, Error> {
         let object = self.object_of(key)?;
         if matches!(self.resolve(name)?, Entry::Object(already) if already == object) {
-            return Ok(());
+            return Ok(object);
         }
         // The note comes before the name, so that whoever removes another name meanwhile sees it.
         let digits = object.id.to_string();
@@ -46,7 +50,7 @@ impl Volume {
             let _ = self.unname(name, &object);
             return Err(Error::not_found(key.to_string()));
         }
-        Ok(())
+        Ok(object)
     }
 
     /// Gives the object of `from` the name `to` instead. An object that `to` had before is removed.
@@ -57,28 +61,15 @@ impl Volume {
         if from == to {
             return Ok(());
         }
-        self.link(Key::Name(from), to, overwrite)?;
-        self.remove(Key::Name(from)).map(drop)
+        let object = self.linked(Key::Name(from), to, overwrite)?;
+        // What somebody else put there meanwhile stays.
+        self.unname(from, &object).map(drop)
     }
 
     fn note(&self, directory: BorrowedFd<'_>, name: &Name) -> Result<(), Error> {
         let id = ObjectId::random().map_err(|errno| Error::io("getrandom", errno))?;
         symlinkat(name.as_str(), directory, id.to_string().as_str())
             .map_err(|errno| self.failed(".vineyard/links", errno, 0))
-    }
-
-    /// Removes `name` if it points to `object`.
-    pub(crate) fn unname(&self, name: &Name, object: &ObjectFile) -> Result<bool, Error> {
-        match self.resolve(name)? {
-            Entry::Object(found) if found == *object => {}
-            _ => return Ok(false),
-        }
-        let at = |errno| Error::io(name.as_str(), errno);
-        let (directory, last) = self.tree().parent(name).map_err(at)?;
-        let parent = directory
-            .as_ref()
-            .map_or(self.tree().root.as_fd(), |fd| fd.as_fd());
-        Tree::unlink(parent, last).map_err(at)
     }
 
     /// The names in `links/<id>/` that still point to `object`; `None` when it never had a second name.
@@ -193,13 +184,7 @@ impl Volume {
                     let _ = unlinkat(directory, entry.as_str(), UnlinkatFlags::RemoveDir);
                 }
                 Err(Errno::ENOTDIR | Errno::ELOOP) => {
-                    let object = self.read_link(directory, &entry);
-                    if Tree::unlink(directory, &entry).map_err(at)? {
-                        removed += 1;
-                        if let Ok(Some(object)) = object {
-                            self.release(&object)?;
-                        }
-                    }
+                    removed += u64::from(self.remove_entry(directory, &entry)?);
                 }
                 Err(Errno::ENOENT) => {}
                 Err(errno) => return Err(at(errno)),

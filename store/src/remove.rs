@@ -4,13 +4,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, openat, renameat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, renameat, renameat2};
 use nix::sys::stat::{Mode, fstatat};
 
 use crate::error::Error;
 use crate::get::MAX_READ;
+use crate::id::ObjectId;
 use crate::kind::Kind;
-use crate::name::ObjectFile;
+use crate::name::{Name, ObjectFile};
 use crate::naming::Entry;
 use crate::object::Key;
 use crate::seal::nobody_uses;
@@ -51,13 +52,63 @@ impl Volume {
         let parent = directory
             .as_ref()
             .map_or(self.tree().root.as_fd(), |fd| fd.as_fd());
-        if !Tree::unlink(parent, last).map_err(at)? {
+        self.remove_entry(parent, last).map_err(|e| match e {
+            Error::Io { source, .. } => Error::Io {
+                path: name.to_string(),
+                source,
+            },
+            other => other,
+        })
+    }
+
+    /// Removes the name or plain file `last` in `directory`, and the object that the name owned.
+    pub(crate) fn remove_entry(
+        &self,
+        directory: BorrowedFd<'_>,
+        last: &str,
+    ) -> Result<bool, Error> {
+        let Some(taken) = Taken::new(self.tree(), directory, last)? else {
             return Ok(false);
-        }
-        if let Entry::Object(object) = entry {
+        };
+        let object = self.read_link(self.tree().tmp.as_fd(), &taken.spare);
+        taken.unlink()?;
+        if let Ok(Some(object)) = object {
             self.release(&object)?;
         }
         Ok(true)
+    }
+
+    /// Removes `name` if it points to `object`.
+    pub(crate) fn unname(&self, name: &Name, object: &ObjectFile) -> Result<bool, Error> {
+        match self.resolve(name)? {
+            Entry::Object(found) if found == *object => {}
+            _ => return Ok(false),
+        }
+        let at = |errno| Error::io(name.as_str(), errno);
+        let (directory, last) = self.tree().parent(name).map_err(at)?;
+        let parent = directory
+            .as_ref()
+            .map_or(self.tree().root.as_fd(), |fd| fd.as_fd());
+        let Some(taken) = Taken::new(self.tree(), parent, last)? else {
+            return Ok(false);
+        };
+        match self.read_link(self.tree().tmp.as_fd(), &taken.spare) {
+            Ok(Some(found)) if found == *object => taken.unlink().map(|()| true),
+            // It was re-pointed just now: back, unless there is yet another.
+            Ok(found) => {
+                if !taken.put_back(parent, last) {
+                    taken.unlink()?;
+                    if let Some(found) = found {
+                        self.release(&found)?;
+                    }
+                }
+                Ok(false)
+            }
+            Err(_) => {
+                taken.put_back(parent, last);
+                Ok(false)
+            }
+        }
     }
 
     /// A name does not point to `object` any more: removes the object unless it has another name.
@@ -180,6 +231,43 @@ impl Volume {
                     .ok_or_else(|| Error::not_found(id.to_string()))
             }
         }
+    }
+}
+
+/// What was moved from its place to `tmp/`, in one step: so it is known for certain what a removed name pointed to.
+struct Taken<'t> {
+    tree: &'t Tree,
+    spare: String,
+}
+
+impl<'t> Taken<'t> {
+    fn new(tree: &'t Tree, directory: BorrowedFd<'_>, last: &str) -> Result<Option<Self>, Error> {
+        let at = |errno| Error::io(last, errno);
+        let spare = ObjectId::random().map_err(at)?.to_string();
+        match renameat(directory, last, tree.tmp.as_fd(), spare.as_str()) {
+            Ok(()) => Ok(Some(Self { tree, spare })),
+            Err(Errno::ENOENT) => Ok(None),
+            Err(errno) => Err(at(errno)),
+        }
+    }
+
+    fn unlink(&self) -> Result<(), Error> {
+        Tree::unlink(self.tree.tmp.as_fd(), &self.spare)
+            .map(drop)
+            .map_err(|errno| Error::io(".vineyard/tmp", errno))
+    }
+
+    /// False when its place is taken again.
+    fn put_back(&self, directory: BorrowedFd<'_>, last: &str) -> bool {
+        let flags = RenameFlags::RENAME_NOREPLACE;
+        renameat2(
+            self.tree.tmp.as_fd(),
+            self.spare.as_str(),
+            directory,
+            last,
+            flags,
+        )
+        .is_ok()
     }
 }
 

@@ -1,7 +1,7 @@
 //! `sweep`: removes what is not needed any more: objects past their time to live, trash that nobody maps, and what
 //! processes that died have left.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::fcntl::{AtFlags, readlinkat};
@@ -38,10 +38,8 @@ impl Volume {
     /// # Errors
     /// When the volume is read-only or the tree cannot be changed.
     pub fn sweep(&self) -> Result<SweepReport, Error> {
-        let mut report = SweepReport {
-            expired: self.sweep_expired()?,
-            ..SweepReport::default()
-        };
+        let mut report = SweepReport::default();
+        self.sweep_expired(&mut report)?;
         self.sweep_tmp(&mut report, LITTER)?;
         report.litter += self.sweep_links()?;
         report.trash = self.empty_trash(false)?;
@@ -49,18 +47,24 @@ impl Volume {
         Ok(report)
     }
 
-    fn sweep_expired(&self) -> Result<u64, Error> {
+    fn sweep_expired(&self, report: &mut SweepReport) -> Result<(), Error> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default()
             .as_secs();
         let directory = self.tree().ttl.as_fd();
-        let mut expired = 0;
+        let unlink_marker = |marker: &str| {
+            Tree::unlink(directory, marker).map_err(|errno| Error::io(".vineyard/ttl", errno))
+        };
         for marker in list_directory(directory, ".vineyard/ttl")? {
             let Some((end, object)) = parse_marker(&marker) else {
                 continue;
             };
             if end > now {
+                // A marker comes before its object; one that stayed alone belongs to an object that was removed.
+                if is_older(directory, &marker, LITTER) && !self.exists_object(&object) {
+                    report.litter += u64::from(unlink_marker(&marker)?);
+                }
                 continue;
             }
             let named = readlinkat(directory, marker.as_str()).ok();
@@ -70,11 +74,11 @@ impl Volume {
             for name in self.other_names(&object)?.unwrap_or_default() {
                 self.unname(&name, &object)?;
             }
-            expired += u64::from(self.discard(&object)?);
+            report.expired += u64::from(self.discard(&object)?);
             self.forget_links(&object)?;
-            Tree::unlink(directory, &marker).map_err(|errno| Error::io(".vineyard/ttl", errno))?;
+            unlink_marker(&marker)?;
         }
-        Ok(expired)
+        Ok(())
     }
 
     /// `tmp/<id>.<kind>` says that an object was about to get the name that is the target; others were about to be
@@ -82,7 +86,7 @@ impl Volume {
     fn sweep_tmp(&self, report: &mut SweepReport, age: Duration) -> Result<(), Error> {
         let directory = self.tree().tmp.as_fd();
         for entry in list_directory(directory, ".vineyard/tmp")? {
-            if !self.is_older(&entry, age) {
+            if !is_older(directory, &entry, age) {
                 continue;
             }
             if let Some(object) = ObjectFile::parse(entry.as_bytes()) {
@@ -124,16 +128,6 @@ impl Volume {
         )
     }
 
-    fn is_older(&self, entry: &str, limit: Duration) -> bool {
-        let Ok(stat) = fstatat(self.tree().tmp.as_fd(), entry, AtFlags::AT_SYMLINK_NOFOLLOW) else {
-            return false;
-        };
-        let made = UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_ctime).unwrap_or(0));
-        SystemTime::now()
-            .duration_since(made)
-            .is_ok_and(|age| age >= limit)
-    }
-
     /// Notes about names of objects that are gone.
     fn sweep_links(&self) -> Result<u64, Error> {
         let mut litter = 0;
@@ -153,6 +147,16 @@ impl Volume {
         }
         Ok(litter)
     }
+}
+
+fn is_older(directory: BorrowedFd<'_>, entry: &str, limit: Duration) -> bool {
+    let Ok(stat) = fstatat(directory, entry, AtFlags::AT_SYMLINK_NOFOLLOW) else {
+        return false;
+    };
+    let made = UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_ctime).unwrap_or(0));
+    SystemTime::now()
+        .duration_since(made)
+        .is_ok_and(|age| age >= limit)
 }
 
 /// Reads `<unix seconds, 12 digits>.<id>.<kind>`.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use vineyard_charge::{OwnPayer, Payer};
-use vineyard_store::{Error, Fault, Key, Kind, ListOptions, Mode, Options, PutOptions, Volume};
+use vineyard_store::{Error, Key, Kind, ListOptions, Mode, Options, PutOptions, Volume};
 
 use crate::alone;
 use crate::mounted::Mounted;
@@ -119,12 +119,7 @@ fn kill_writers(payer: Option<Arc<dyn Payer>>) {
             );
         }
         let report = volume.fsck(false).unwrap();
-        let bad: Vec<_> = report
-            .problems
-            .iter()
-            .filter(|p| p.fault != Fault::Orphan)
-            .collect();
-        assert!(bad.is_empty(), "round {round}: {bad:?}");
+        assert!(report.is_clean(), "round {round}: {:?}", report.problems);
         assert!(
             report.unnamed <= round as u64 + 1,
             "one per death at most: {}",

@@ -169,3 +169,28 @@ fn many_writers_of_one_name_leave_exactly_one_object() {
     assert_eq!(place.objects().len(), 1);
     assert_eq!(place.own("tmp"), Vec::<String>::new());
 }
+
+#[test]
+fn names_that_come_and_go_at_once_never_leave_an_object_behind() {
+    let place = place();
+    let at = name("contended");
+    std::thread::scope(|scope| {
+        for thread in 0..4_u8 {
+            let (place, at) = (&place, &at);
+            scope.spawn(move || {
+                for i in 0..500_u16 {
+                    match (thread, i % 3) {
+                        (0 | 1, _) => drop(place.put("contended", &[thread])),
+                        (2, _) => drop(place.volume.remove(Key::Name(at)).unwrap()),
+                        (_, 0) => drop(place.volume.rename(at, &name("other"), true)),
+                        (_, 1) => drop(place.volume.link(Key::Name(at), &name("third"), true)),
+                        _ => drop(place.volume.remove_prefix("").unwrap()),
+                    }
+                }
+            });
+        }
+    });
+    place.volume.remove_prefix("").unwrap();
+    assert_eq!(place.own("tmp"), Vec::<String>::new());
+    assert_eq!(place.objects(), Vec::<String>::new());
+}

@@ -170,7 +170,7 @@ fn every_kind_of_damage_is_reported_and_what_can_be_is_repaired() {
     found.sort_by_key(|f| format!("{f:?}"));
     let expected = [
         Content, Content, Content, Content, Content, Foreign, Holes, Lost, Misplaced, Mode, Orphan,
-        Orphan, Stray,
+        Stray,
     ];
     assert_eq!(found, expected);
     assert_eq!(place.get("dir/moved").id, Some(moved.id));
