@@ -66,6 +66,7 @@ lint: lint-house lint-rust lint-python ## Checks format, lints, types, layers an
 lint-house: $(BIN)/.ready
 	python3 .ci/tree.py
 	python3 .ci/layers.py
+	python3 .ci/links.py
 	for script in .ci/run .ci/apt .ci/pythons .ci/wheel-test; do bash -n "$$script"; done
 	$(BIN)/typos
 
