@@ -22,7 +22,7 @@ use crate::verb;
 #[derive(Debug, Parser)]
 #[command(name = "vineyard", version, after_help = exit::CODES, max_term_width = 100)]
 pub(crate) struct Args {
-    /// The volume's directory [default: /dev/shm/vineyard-<uid>]
+    /// The volume's directory [default: /dev/shm/vineyard-UID]
     #[arg(
         long,
         global = true,
