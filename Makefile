@@ -98,7 +98,7 @@ test: lint test-rust test-python test-wheel test-bench ## Runs every check and e
 
 .PHONY: test-rust
 test-rust: ## Runs the Rust tests
-	cargo test --locked $(RUST_TESTED)
+	cargo test --locked $(RUST_TESTED) --features vineyard-charge/control
 
 .PHONY: test-python
 test-python: wheel $(PANDAS:%=$(ENVS)/%/.ready) ## Runs the Python tests, with pandas 2 and with pandas 3
