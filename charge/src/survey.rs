@@ -22,7 +22,7 @@ use crate::cgroup::CgroupId;
 use crate::mapping::{MADV_POPULATE_READ, Mapping, regions};
 use crate::{Extent, PAGE, REGION};
 use frames::Frames;
-use resident::Residency;
+use resident::{Counted, Residency};
 
 /// What is mapped at once.
 const WINDOW: u64 = 32 * REGION;
@@ -94,6 +94,7 @@ pub struct Summary {
 #[derive(Debug)]
 pub struct Surveyor {
     frames: Frames,
+    counted: Counted,
 }
 
 impl Surveyor {
@@ -104,6 +105,7 @@ impl Surveyor {
     pub fn open() -> Result<Self, SurveyError> {
         Ok(Self {
             frames: Frames::open(WINDOW / PAGE)?,
+            counted: Counted::probe(),
         })
     }
 
@@ -120,12 +122,13 @@ impl Surveyor {
         let end = u64::try_from(stat.st_size)
             .unwrap_or(0)
             .next_multiple_of(PAGE);
-        let residency = Residency::of(file, &stat);
+        let residency = Residency::of(file, &stat, self.counted);
         let mut summary = Summary::default();
         let mut begin = 0;
         while begin < end {
             let until = end.min(begin + WINDOW);
-            if residency.may_hold(begin, until) {
+            // A file of one window holds something, or it has no blocks.
+            if stat.st_blocks > 0 && (end <= WINDOW || residency.may_hold(begin, until)) {
                 self.window(file, &residency, begin, until, |region| {
                     summary.present += region.present;
                     for (owner, bytes) in &region.owners {

@@ -80,7 +80,7 @@ fn a_pull_moves_the_bill_of_a_dead_producer_under_its_readers_at_every_size() {
         assert_eq!(moved.left, 0, "of {size}: {moved:?}");
         assert_eq!(moved.bytes, pages(size));
         assert_eq!(ground.bills(), [(retainer, pages(size))], "of {size}");
-        assert_eq!(ground.used(), pages(size), "of {size}");
+        ground.assert_used(pages(size));
         assert_pattern(&path, size);
         let mut expected = pattern(0, size);
         assert!(reader[..] == expected[..]);
@@ -110,7 +110,7 @@ fn a_bill_moves_again_and_again_also_of_huge_pages_that_are_mapped() {
         assert_eq!(ground.bills(), [(owners[round % 2], pages(size))]);
         assert!(reader[..] == pattern(0, size)[..]);
     }
-    assert_eq!(ground.used(), pages(size));
+    ground.assert_used(pages(size));
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn a_file_that_others_may_write_is_moved_as_far_as_that_is_safe() {
     assert_eq!(moved.leftovers.len(), 1);
     assert_eq!(moved.leftovers[0].owners, [(pod, pages(9000))]);
     assert_eq!(ground.bills(), [(retainer, 3 * REGION), (pod, pages(9000))]);
-    assert_eq!(ground.used(), pages(size));
+    ground.assert_used(pages(size));
     assert_pattern(&path, size);
 }
 
@@ -174,7 +174,7 @@ fn holes_stay_holes() {
     let moved = recharge(&path, &payer, retainer, None);
     assert_eq!(moved.left, 0, "{moved:?}");
     assert_eq!(ground.bills(), [(retainer, 3 * PAGE)]);
-    assert_eq!(ground.used(), 3 * PAGE);
+    ground.assert_used(3 * PAGE);
 }
 
 /// Lends by a remount, as a driver does.
@@ -223,7 +223,7 @@ fn a_full_volume_lends_the_room_that_the_end_of_a_file_needs() {
     ground.write_in(pod, &path, size);
     let filler = ground.at("filler");
     ground.write_in(pod, &filler, capacity - pages(size));
-    assert_eq!(ground.used(), capacity);
+    ground.assert_used(capacity);
 
     let without = recharge(&path, &payer, retainer, None);
     assert!(without.left > 0 && without.left < REGION, "{without:?}");
@@ -310,7 +310,7 @@ fn small_files_are_replaced_by_equal_ones_on_the_payers_bill() {
     assert_eq!(ground.ledger().unreached, 2 * PAGE);
     assert!(viewed[..] == pattern(0, 4097)[..]);
     drop(viewed);
-    assert_eq!(ground.used(), total);
+    ground.assert_used(total);
     for (index, size) in sizes.iter().enumerate() {
         let result = copied[index].as_ref().unwrap();
         assert_eq!(
@@ -359,7 +359,7 @@ fn a_payer_without_room_copies_what_fits_and_leaves_the_others_alone() {
             .all(|c| matches!(c, Ok(_) | Err(RechargeError::Payer(ReserveError::Full(_)))))
     );
     assert_eq!(ground.ledger().billed(&[retainer]), done * SMALL);
-    assert_eq!(ground.used(), 150 * SMALL);
+    ground.assert_used(150 * SMALL);
     assert_eq!(ground.oom_kills(), 0);
     for name in &names {
         assert_pattern(&ground.volume().join(name), SMALL);
@@ -419,7 +419,7 @@ fn a_file_that_somebody_writes_to_stays_as_its_writer_left_it() {
     }
     assert_eq!(&fs::read(&path).unwrap()[100..106], b"theirs");
     assert_eq!(ground.ledger().billed(&[retainer]), 0);
-    assert_eq!(ground.used(), pages(10_000));
+    ground.assert_used(pages(10_000));
     drop(mapped);
     small.replace().copy(&names, &payer).remove(0).unwrap();
     assert_eq!(ground.bills(), [(retainer, pages(10_000))]);

@@ -8,6 +8,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
 
+use super::probe::LEAF;
 use super::room::{NoBallast, Pledge, Room};
 use super::{Extent, Full, Limit, ReserveError};
 use crate::mapping::{Mapping, regions};
@@ -87,15 +88,23 @@ impl<'a> Fill<'a> {
 
     /// Allocates whole regions as huge pages, those that cannot be page by page.
     fn window(&mut self, file: BorrowedFd<'_>, begin: u64, end: u64) -> Result<(), ReserveError> {
+        let close = self.room.is_close(end - begin);
         for region in regions(begin, end) {
             self.pages(file, region, region + PAGE)?;
+            if close {
+                // So that the collapse has nothing left to allocate but the region itself.
+                for leaf in 1..REGION / LEAF {
+                    let page = region + leaf * LEAF;
+                    self.pages(file, page, page + PAGE)?;
+                }
+            }
         }
         let mapping = Mapping::new(file, begin, end - begin)?;
         // A collapse uses room that the pledge vouched for, too.
         self.settle();
-        let collapsed = self.room.with_ballast(end - begin, || {
-            mapping.collapse(0, end - begin).map_err(code)
-        });
+        let collapsed = self
+            .room
+            .with_ballast(close, || mapping.collapse(0, end - begin).map_err(code));
         match collapsed {
             Ok(Ok(())) => {
                 self.rest = self.rest.saturating_sub(end - begin);
@@ -108,7 +117,7 @@ impl<'a> Fill<'a> {
             let at = region - begin;
             let collapsed = self
                 .room
-                .with_ballast(REGION, || self.region(&mapping, at))
+                .with_ballast(close, || self.region(&mapping, at))
                 .unwrap_or(Err(Errno::EBUSY));
             match collapsed {
                 Ok(()) => self.rest = self.rest.saturating_sub(REGION - PAGE),
@@ -121,7 +130,7 @@ impl<'a> Fill<'a> {
                     if error == Errno::EINVAL && free_in_volume(file)? >= REGION {
                         self.regions = Regions::Never;
                     }
-                    self.pages(file, region + PAGE, region + REGION)?;
+                    self.pages(file, region, region + REGION)?;
                     self.settle();
                 }
             }

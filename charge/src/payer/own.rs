@@ -90,7 +90,7 @@ impl OwnPayer {
         if self.room.own_has(length) {
             let at_once = self
                 .room
-                .with_ballast(length, || mapping.collapse(0, length));
+                .with_ballast(self.room.is_close(length), || mapping.collapse(0, length));
             if matches!(at_once, Ok(Ok(()))) {
                 return Ok(());
             }
@@ -99,7 +99,7 @@ impl OwnPayer {
             *full = *full || !self.room.own_has(REGION);
             if !*full {
                 let pull = || Self::pull_region(&mapping, offset - begin);
-                match self.room.with_ballast(REGION, pull) {
+                match self.room.with_ballast(self.room.is_close(REGION), pull) {
                     Ok(Pulled::Moved) => continue,
                     Ok(Pulled::Refused) => {}
                     Ok(Pulled::Full) | Err(NoBallast) => *full = true,

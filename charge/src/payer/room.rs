@@ -114,15 +114,19 @@ impl Room {
         full(asked, self.look(|seen| seen.with_reclaim(u64::MAX)))
     }
 
-    /// Does `work` on `bytes` that are charged by the region, where the kernel refuses what does not fit. If that may
-    /// happen, 2 MiB are held meanwhile, so that nobody is left without a byte when it does.
+    /// Whether some limit may be hit by `bytes` more: it is unseen, or too near.
+    pub(super) fn is_close(&self, bytes: u64) -> bool {
+        self.look(|seen| seen.hidden || seen.strict(bytes).free < bytes)
+    }
+
+    /// Does `work` that charges whole regions, where the kernel refuses what does not fit. Close to a limit, 2 MiB are
+    /// held meanwhile, so that nobody is left without a byte when it is hit.
     pub(super) fn with_ballast<T>(
         &self,
-        bytes: u64,
+        close: bool,
         work: impl FnOnce() -> T,
     ) -> Result<T, NoBallast> {
-        let plenty = self.look(|seen| !seen.hidden && seen.strict(bytes).free >= bytes);
-        if plenty {
+        if !close {
             return Ok(work());
         }
         self.probe(|probe| {

@@ -1,8 +1,9 @@
 //! Which pages of a file exist. Asking must not make any.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::FileStat;
 
 use crate::PAGE;
@@ -19,11 +20,27 @@ pub(super) enum Residency<'a> {
     Core,
 }
 
+/// Whether this kernel has `cachestat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    Yes,
+    No,
+}
+
+impl Counted {
+    pub(super) fn probe() -> Self {
+        let asked = memfd_create(c"vineyard-survey", MFdFlags::MFD_CLOEXEC)
+            .map_err(io::Error::from)
+            .and_then(|file| resident_pages(file.as_fd(), 0, PAGE));
+        if asked.is_ok() { Self::Yes } else { Self::No }
+    }
+}
+
 impl<'a> Residency<'a> {
-    pub(super) fn of(file: BorrowedFd<'a>, stat: &FileStat) -> Self {
+    pub(super) fn of(file: BorrowedFd<'a>, stat: &FileStat, counted: Counted) -> Self {
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         let allocated = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-        if resident_pages(file, 0, PAGE).is_ok() {
+        if counted == Counted::Yes {
             Self::Counted(file)
         } else if allocated == size.next_multiple_of(PAGE) {
             Self::Full

@@ -6,6 +6,7 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use vineyard_charge::cgroup::Hierarchy;
@@ -15,6 +16,10 @@ use vineyard_charge::{CgroupId, MemoryCgroup, RemotePayer};
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
+/// One at a time: a test that starts a process holds, until that executes something, a copy of every file that the
+/// others have open, and they count who has files open.
+static TURN: Mutex<()> = Mutex::new(());
+
 pub const MIB: u64 = 1 << 20;
 
 /// Removes in reverse order: processes, cgroups, the mount, the directory.
@@ -23,6 +28,7 @@ pub struct Ground {
     cgroups: Vec<ControlledCgroup>,
     mounted: bool,
     directory: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Ground {
@@ -35,6 +41,7 @@ impl Ground {
             cgroups: Vec::new(),
             mounted: false,
             directory,
+            _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
         };
         if let Err(reason) = ground.set_up(capacity) {
             eprintln!("skipped: {reason}");
@@ -108,6 +115,10 @@ impl Ground {
 
     pub fn memory(&self, id: CgroupId) -> MemoryCgroup {
         self.control(id).memory().unwrap()
+    }
+
+    pub fn limit(&self, id: CgroupId, bytes: u64) {
+        self.control(id).set_limit(Some(bytes)).unwrap();
     }
 
     pub fn directory_of(&self, id: CgroupId) -> PathBuf {
@@ -203,6 +214,11 @@ impl Ground {
 
     pub fn used(&self) -> u64 {
         self.ledger().used
+    }
+
+    /// What the volume has handed out, files without a name included.
+    pub fn assert_used(&self, bytes: u64) {
+        assert_eq!(self.used(), bytes);
     }
 
     pub fn mount_name(&self) -> String {
