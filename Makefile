@@ -105,7 +105,7 @@ test-python: wheel $(PANDAS:%=$(ENVS)/%/.ready) ## Runs the Python tests, with p
 	for env in $(PANDAS); do \
 		echo "== python tests, $$env"; \
 		$(UV) pip install --quiet --no-deps --reinstall --python $(ENVS)/$$env/bin/python $(WHEELS)/*.whl; \
-		$(ENVS)/$$env/bin/pytest --import-mode=importlib -p no:cacheprovider -q python/tests; \
+		$(ENVS)/$$env/bin/pytest -p no:cacheprovider -q --durations=5 python/tests; \
 	done
 
 .PHONY: test-wheel
