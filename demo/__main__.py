@@ -121,7 +121,7 @@ def _conclude(results: list[Result], ledger: Ledger, arguments: argparse.Namespa
     print(f"  Picture: {arguments.picture}")
     report = results[0].report
     wrong = [f"{each.variant.title} has another result" for each in results if each.report != report]
-    wrong += [f"ledger: {entry}" for entry in ledger.wrong]
+    wrong += ledger.wrong
     for problem in wrong:
         print(f"  WRONG: {problem}")
     if wrong:
@@ -135,7 +135,8 @@ def _conclude(results: list[Result], ledger: Ledger, arguments: argparse.Namespa
     if ledger.entries:
         print(
             f"  The bill: {len(ledger.entries)} surveys of every page found 0 bytes charged to "
-            "anybody but the pod that had put them, or the retainer after it."
+            "anybody but the sidecar of\n  the pod that had put them, or the retainer after it. "
+            "What is left is the volume's own page."
         )
     return 0
 

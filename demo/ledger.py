@@ -1,6 +1,7 @@
 """Who is billed for the volume's bytes, asked of the kernel page by page after every step."""
 
 import json
+import os
 import subprocess
 import time
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from cgroups import Cgroup
 from machine import Machine, binary
 from payers import Payer
 from tables import size, table
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,19 @@ class Ledger:
         return (time.perf_counter() - started) * 1e3
 
     @property
-    def wrong(self) -> list[Entry]:
-        """Looks at which a byte was charged to somebody unexpected, or to nobody."""
-        return [entry for entry in self.entries if entry.elsewhere != 0]
+    def wrong(self) -> list[str]:
+        """What should not be: bytes charged to somebody unexpected, out of reach, or left over."""
+        found = []
+        for entry in self.entries:
+            where = f"{entry.step or 'then'}, {entry.moment}"
+            if entry.elsewhere != 0:
+                found.append(f"{where}: {entry.elsewhere} bytes are charged elsewhere")
+            if entry.sidecar == 0 and entry.pathless != 0:
+                found.append(f"{where}: {entry.pathless} bytes are below no path")
+        # The volume's own page is the only one that stays.
+        if self.entries and self.entries[-1].volume > _PAGE:
+            found.append(f"{self.entries[-1].volume} bytes are left at the end")
+        return found
 
     def table(self, first: int = 0) -> str:
         """The ledger from its entry number `first` on."""
