@@ -137,7 +137,7 @@ def large(bench: Bench) -> None:
         return
     try:
         bench.producer.call("make", kind="array", args=[size])
-        bench.prime(size)
+        bench.prime(2 * size)
         put = bench.producer.call("put", tag="large", count=3, drop_before=True)
         expect = size / 8 - 1
         got = bench.consumer.call("get", tokens=put["tokens"][-1:], count=20, expect=expect)
@@ -152,7 +152,7 @@ def large(bench: Bench) -> None:
 def create(bench: Bench) -> None:
     """Creates and seals an object in place without filling it: what is left of a put."""
     for label, size in (("small", MIB), ("block", bench.sizes.block), ("large", bench.sizes.large)):
-        bench.prime(size)
+        bench.prime(2 * size)
         made = bench.producer.call("create", size=size, count=5)
         for created, sealed in zip(made["create_ns"][1:], made["seal_ns"][1:], strict=True):
             bench.record(f"{label}_us", (created + sealed) / 1e3)
@@ -164,7 +164,7 @@ def build(bench: Bench) -> None:
     size = bench.sizes.large
     try:
         bench.producer.call("make", kind="array", args=[size])
-        bench.prime(size)
+        bench.prime(2 * size)
         made = bench.producer.call("build", count=3)
     finally:
         bench.producer.call("drop", tag="build")
