@@ -132,6 +132,11 @@ cases(
     objects_str=lambda: object_column("a", "b", "ü", ""),
     objects_none=lambda: object_column("a", None, "b"),
     objects_nan=lambda: object_column("a", np.nan, "b"),
+    objects_few=lambda: pd.DataFrame({"x": pd.Series(["a", "b", None] * 5000, dtype=object)}),
+    objects_few_nan=lambda: pd.DataFrame({"x": pd.Series(["a", "b", np.nan] * 5000, dtype=object)}),
+    objects_many=lambda: pd.DataFrame(
+        {"x": pd.Series([None if i % 9 == 0 else str(i) for i in range(15_000)], dtype=object)}
+    ),
     objects_both_nulls=lambda: object_column("a", np.nan, None),
     objects_na=lambda: object_column("a", pd.NA, None),
     objects_only_none=lambda: object_column(None, None),

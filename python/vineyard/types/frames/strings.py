@@ -102,10 +102,7 @@ def get(spec: Spec, memory: Any, start: int, rows: int) -> Any:
     array = pa.Array.from_buffers(pa.large_string() if wide else pa.string(), rows, [bits, ends, chars], spec["nulls"])
     if spec["kind"] == "objects":
         array.validate(full=True)
-        values = array.to_numpy(zero_copy_only=False)
-        if spec["null"] == "nan" and spec["nulls"]:
-            values[np.asarray(array.is_null())] = np.nan
-        return values
+        return _objects(array, np.nan if spec["null"] == "nan" else None)
     # The first and the last end; those between could still point anywhere. Characters are checked when they are read.
     array.validate()
     between = np.frombuffer(ends, np.int64 if wide else np.int32)
@@ -113,3 +110,23 @@ def get(spec: Spec, memory: Any, start: int, rows: int) -> Any:
         raise ValueError("the ends of the strings are not in order")
     na = pd.NA if spec["na"] == "NA" else np.nan
     return pd.StringDtype(spec["storage"], na).__from_arrow__(pa.chunked_array([array]))
+
+
+#: Rows that are looked at before a column is taken for one of few different strings.
+_SAMPLE = 10_000
+
+
+def _objects(array: Any, null: Any) -> np.ndarray[Any, Any]:
+    """An object array of str. Equal strings of a column with few different ones are one object, as they mostly were."""
+    import pyarrow.compute as pc
+
+    if len(array) > _SAMPLE and pc.count_distinct(array.slice(0, _SAMPLE)).as_py() < _SAMPLE // 4:
+        encoded = array.dictionary_encode()
+        texts = np.empty(len(encoded.dictionary) + 1, object)
+        texts[:-1] = encoded.dictionary.to_numpy(zero_copy_only=False)
+        texts[-1] = null
+        return texts[np.asarray(encoded.indices.fill_null(len(texts) - 1))]
+    values = array.to_numpy(zero_copy_only=False)
+    if array.null_count and null is not None:
+        values[np.asarray(array.is_null())] = null
+    return values
