@@ -13,7 +13,7 @@ from machine import REPOSITORY, Machine
 from picture import draw
 from pods import Pod
 from retainer import retain
-from tables import title
+from tables import size, title
 from tasks import Task, consumed
 from usual import run_all
 from variants import Result, Variant, run_one_pod, run_pod_per_task, volume_runner
@@ -116,7 +116,9 @@ def _show(ledger: Ledger, first: int, heading: str) -> None:
 def _conclude(results: list[Result], ledger: Ledger, arguments: argparse.Namespace) -> int:
     print(title("4. Side by side"))
     print(comparison(results, PODS.name) + "\n")
-    subtitle = f"7 nodes on {arguments.scale} year(s) of flights; {machine.describe()}"
+    years = "1 year" if arguments.scale == 1 else f"{arguments.scale} years"
+    moved = size(results[0].record.nbytes)
+    subtitle = f"{years} of flights, {moved} put and got by 7 tasks; {machine.describe()}"
     draw(results, subtitle, arguments.picture)
     print(f"  Picture: {arguments.picture}")
     report = results[0].report
