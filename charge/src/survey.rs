@@ -27,6 +27,9 @@ use resident::{Counted, Residency};
 /// What is mapped at once.
 const WINDOW: u64 = 32 * REGION;
 
+/// How often a window is looked at whose pages are being moved in memory or allocated. Then it is taken as it is.
+const ATTEMPTS: usize = 10;
+
 /// Why nothing can be said about a file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -168,24 +171,41 @@ impl Surveyor {
         mut visit: impl FnMut(&Region),
     ) -> Result<(), SurveyError> {
         let mapping = Mapping::new(file, begin, end - begin)?;
-        // Else the kernel's own collapsing could make this process the owner of what it looks at.
-        // A kernel without huge pages knows no such advice and needs none.
-        let _ = mapping.advise(
-            0,
-            (end - begin).next_multiple_of(REGION),
-            libc::MADV_NOHUGEPAGE,
-        );
-        residency.runs(&mapping, begin, end, &mut |offset, length| {
-            touch(&mapping, offset - begin, length)
-        })?;
+        if end - begin >= REGION {
+            // Else the kernel's own collapsing could make this process the owner of what it looks at.
+            // A kernel without huge pages knows no such advice and needs none.
+            let length = (end - begin).next_multiple_of(REGION);
+            let _ = mapping.advise(0, length, libc::MADV_NOHUGEPAGE);
+        }
         let (address, _) = mapping.part(0, end - begin)?;
-        self.frames.load(address, (end - begin) / PAGE)?;
+        let mut found = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let mut touched = 0;
+            residency.runs(&mapping, begin, end, &mut |offset, length| {
+                touched += length;
+                touch(&mapping, offset - begin, length)
+            })?;
+            self.frames.load(address, (end - begin) / PAGE)?;
+            found = self.loaded(begin, end)?;
+            let present: u64 = found.iter().map(|region| region.present).sum();
+            // A page that the kernel moves elsewhere in memory is missing for a moment, or has its frame used by another.
+            if present == touched && self.frames.are_same(address)? {
+                break;
+            }
+        }
+        found.iter().for_each(&mut visit);
+        Ok(())
+    }
+
+    /// The regions of the window that is loaded.
+    fn loaded(&self, begin: u64, end: u64) -> Result<Vec<Region>, SurveyError> {
+        let mut found = Vec::new();
         for offset in regions(begin, end) {
             let first = (offset - begin) / PAGE;
             let last = (end.min(offset + REGION) - begin) / PAGE;
             let seen = self.frames.owners(first, last)?;
             if seen.pages > 0 {
-                visit(&Region {
+                found.push(Region {
                     offset,
                     present: seen.pages * PAGE,
                     owners: seen.owners,
@@ -193,7 +213,7 @@ impl Surveyor {
                 });
             }
         }
-        Ok(())
+        Ok(found)
     }
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Frames {
     flags: File,
     /// Entries of the window that was loaded last.
     window: Vec<u8>,
+    /// The same, a moment later.
+    again: Vec<u8>,
 }
 
 /// The owners of some pages.
@@ -65,11 +67,12 @@ impl Frames {
             owners: open("/proc/kpagecgroup")?,
             flags: open("/proc/kpageflags")?,
             window: Vec::with_capacity(bytes(window_pages)?),
+            again: Vec::with_capacity(bytes(window_pages)?),
         })
     }
 
     pub(super) fn buffer_bytes(&self) -> usize {
-        self.window.capacity()
+        self.window.capacity() + self.again.capacity()
     }
 
     /// Reads the page table entries of `pages` pages from `address`.
@@ -79,6 +82,14 @@ impl Frames {
         let position = address as u64 / PAGE * ENTRY;
         self.pagemap.read_exact_at(&mut self.window, position)?;
         Ok(())
+    }
+
+    /// Whether the entries are still those that were loaded.
+    pub(super) fn are_same(&mut self, address: usize) -> Result<bool, SurveyError> {
+        self.again.resize(self.window.len(), 0);
+        let position = address as u64 / PAGE * ENTRY;
+        self.pagemap.read_exact_at(&mut self.again, position)?;
+        Ok(self.window == self.again)
     }
 
     /// The owners of the loaded pages `first .. last`, at most one region.
