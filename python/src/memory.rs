@@ -83,6 +83,18 @@ impl Memory {
         !matches!(self.backing, Backing::Owned(_))
     }
 
+    /// The first `size` bytes, or all.
+    fn head<'py>(&self, py: Python<'py>, size: usize) -> Bound<'py, PyBytes> {
+        let (start, len) = self.place();
+        let size = size.min(len);
+        if size == 0 {
+            return PyBytes::new(py, &[]);
+        }
+        // SAFETY: the first `size` bytes are readable as long as `self` lives. Python may write to them meanwhile only
+        // from another thread without the GIL, which is the caller's race, as with any buffer.
+        PyBytes::new(py, unsafe { std::slice::from_raw_parts(start, size) })
+    }
+
     /// Whether writing is refused.
     #[getter]
     fn readonly(&self) -> bool {

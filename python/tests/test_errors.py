@@ -200,7 +200,7 @@ def test_a_value_of_another_world_names_both_sides(vol):
     assert told
 
 
-@pytest.mark.parametrize("kind", ["npy", "arrow", "pickle", "text"])
+@pytest.mark.parametrize("kind", ["npy", "arrow", "pickle", "text", "pack"])
 def test_hostile_bytes_are_errors(vol, kind):
     import random
 
@@ -209,7 +209,11 @@ def test_hostile_bytes_are_errors(vol, kind):
     if kind == "arrow":
         pd = pytest.importorskip("pandas")
         values["arrow"] = pd.DataFrame({"a": np.arange(100.0), "b": np.arange(100), "s": ["x"] * 100})
-    good = b"".join(bytes(memoryview(part).cast("B")) for part in codec.encode(values[kind])[1])
+    if kind == "pack":
+        vol.put_many({"a": "text", "b": b"bytes", "c/d": np.arange(20)}, "pack")
+        good = bytes(memoryview(vol.open("pack").memory))
+    else:
+        good = b"".join(bytes(memoryview(part).cast("B")) for part in codec.encode(values[kind])[1])
     numbers = random.Random(0)
     for round_number in range(400):
         bad = bytearray(good)

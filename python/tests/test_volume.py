@@ -131,6 +131,9 @@ def test_put_many_is_one_object(vol):
     assert (ref.kind, ref.shape) == ("pack", (3,))
     assert vol.names() == ["pack"]
     assert (vol["pack/a"], vol["pack/b/c"].tolist(), vol["pack/t"]) == (1, [0, 1, 2], "x")
+    assert list(ref.get()) == ["a", "b/c", "t"]
+    assert ref.get()["b/c"].tolist() == [0, 1, 2]
+    assert (vol.stat("pack").type, vol.stat("pack").shape) == ("dict", (3,))
     vol.put_many(range(1000), "numbers")
     assert [vol["numbers/00000000"], vol["numbers/00000999"]] == [0, 999]
     with pytest.raises(KeyError):

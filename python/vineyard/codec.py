@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-from vineyard import pickling
+from vineyard import packs, pickling
 from vineyard.errors import DeserializationError, SerializationError
 
 __all__ = ["DECODERS", "ENCODERS", "Encoded", "decode", "encode"]
@@ -56,12 +56,9 @@ def encode(value: Any, allow_pickle: bool = True) -> Encoded:
     Raises SerializationError when there is none.
     """
     encoder = ENCODERS.get(type(value))
-    if encoder is None:
-        if _waiting:
-            attach_libraries()
-            encoder = ENCODERS.get(type(value))
-    elif _waiting:
+    if encoder is None and _waiting:
         attach_libraries()
+        encoder = ENCODERS.get(type(value))
     if encoder is not None:
         encoded = encoder(value)
         if encoded is not None:
@@ -71,6 +68,8 @@ def encode(value: Any, allow_pickle: bool = True) -> Encoded:
             f"only pickle gives back exactly this {type(value).__qualname__}, and allow_pickle is False: "
             "store bytes, text, a numeric array or a plain table instead."
         )
+    if _waiting:  # what is nested needs the reducers of its library
+        attach_libraries()
     return "pickle", pickling.dump(value)
 
 
@@ -87,9 +86,14 @@ DECODERS["pickle"] = pickling.load
 
 
 def decode(kind: str, memory: Any, allow_pickle: bool = True) -> Any:
-    """The value in an object's bytes; arrays and tables are views of `memory`. An unknown kind gives bytes."""
+    """The value in an object's bytes; arrays and tables are views of `memory`.
+
+    A pack gives a dict of its values, an unknown kind bytes.
+    """
     if kind == "pickle" and not allow_pickle:
         raise DeserializationError("this object is a pickle, and allow_pickle is False: allow it, or read its bytes.")
+    if kind == "pack":
+        return {key: decode(inner, part, allow_pickle) for key, inner, part in packs.members(memory)}
     decoder = DECODERS.get(kind)
     if decoder is None:
         library = _NEEDS.get(kind)

@@ -6,7 +6,7 @@ import ast
 import struct
 from typing import Any
 
-from vineyard import pickling
+from vineyard import packs, pickling
 from vineyard.arrowfile import footer_metadata
 from vineyard.errors import DeserializationError
 
@@ -24,6 +24,8 @@ def describe(kind: str | None, memory: Any) -> tuple[str | None, tuple[int, ...]
             import json
 
             return _of(json.loads(footer_metadata(memory, b"vineyard") or b'{"type": "pyarrow.Table"}'))
+        if kind == "pack":
+            return "dict", (packs.count(memory),)
         if kind == "npy":
             return "numpy.ndarray", _npy_shape(memoryview(memory))
     except (DeserializationError, ValueError, KeyError, TypeError, SyntaxError, struct.error):

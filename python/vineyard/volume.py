@@ -85,7 +85,8 @@ class Volume:
     ) -> Ref:
         """Stores many small values as one object, which costs less than one object each.
 
-        A value of a mapping is got as `name/key`, of a sequence as `name/00000000` and so on.
+        A value of a mapping is got as `name/key`, of a sequence as `name/00000000` and so on; `name` gives a dict of
+        all, sorted by key.
         """
         keyed: Iterable[tuple[str | None, Any]]
         keyed = values.items() if isinstance(values, Mapping) else ((None, value) for value in values)

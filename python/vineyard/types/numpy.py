@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vineyard import codec
+from vineyard._native import Memory
 from vineyard.errors import DeserializationError
 from vineyard.pickling import INLINE, REDUCERS
 
@@ -137,7 +138,7 @@ _usual: dict[bytes, tuple[np.dtype[Any], tuple[int, ...], str, int]] = {}
 
 def decode(memory: Any) -> np.ndarray[Any, Any]:
     """The array in a `.npy` file, as a view of `memory`."""
-    start = bytes(memoryview(memory)[:_USUAL])
+    start = memory.head(_USUAL) if type(memory) is Memory else bytes(memoryview(memory)[:_USUAL])
     known = _usual.get(start)
     if known is None:
         known = layout(memory)
