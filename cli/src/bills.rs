@@ -78,8 +78,19 @@ impl Bills {
             .map_or_else(|| label(owner, None), BillRow::label)
     }
 
-    /// The ledger for people.
+    /// The ledger for people, and what it adds up to.
     pub(crate) fn table(&self) -> String {
+        let (used, capacity) = (human(self.used_bytes), human(self.capacity_bytes));
+        let mut text = self.ledger();
+        text += &format!("\n{used} of {capacity} used, {} files\n", self.files);
+        for entry in &self.skipped {
+            text += &format!("skipped {}\n", crate::output::printable(entry));
+        }
+        text
+    }
+
+    /// Who is charged how much, for people.
+    pub(crate) fn ledger(&self) -> String {
         let mut rows: Vec<Vec<String>> = self
             .bills
             .iter()
@@ -100,17 +111,7 @@ impl Bills {
                 ]);
             }
         }
-        let mut text = columns(&["charged to", "bytes", "%"], &[1, 2], rows);
-        text += &format!(
-            "\n{} of {} used, {} files\n",
-            human(self.used_bytes),
-            human(self.capacity_bytes),
-            self.files
-        );
-        for entry in &self.skipped {
-            text += &format!("skipped {}\n", crate::output::printable(entry));
-        }
-        text
+        columns(&["charged to", "bytes", "%"], &[1, 2], rows)
     }
 }
 

@@ -138,7 +138,7 @@ fn table(look: &Look) -> String {
     }
     text.push('\n');
     match (&look.bills, &look.no_bills) {
-        (Some(bills), _) => text += &bills.table(),
+        (Some(bills), _) => text += &bills.ledger(),
         (None, Some(why)) => text += &format!("no bill: {why}\n"),
         (None, None) => {}
     }
