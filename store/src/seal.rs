@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::sys::stat::fstat;
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::symlinkat;
 
 use crate::error::Error;
@@ -135,10 +136,15 @@ fn ttl_marker(object: &ObjectFile, ttl: Duration) -> String {
 pub(crate) fn refuse_holes(file: BorrowedFd<'_>, len: u64) -> Result<(), Error> {
     let stat = fstat(file).map_err(|errno| Error::io("stat", errno))?;
     let allocated = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
-    if allocated < len.next_multiple_of(PAGE) {
-        return Err(Error::Holes { allocated, len });
+    if allocated >= len.next_multiple_of(PAGE) {
+        return Ok(());
     }
-    Ok(())
+    let fs = fstatfs(file).map_err(|errno| Error::io("statfs", errno))?;
+    if fs.filesystem_type() != TMPFS_MAGIC {
+        // Elsewhere a file may be compressed, and reading allocates nothing.
+        return Ok(());
+    }
+    Err(Error::Holes { allocated, len })
 }
 
 /// A lease that is granted proves that nobody has the file open for writing. It is given up at once: whoever holds a
