@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use vineyard_charge::{Extent, Full, Limit, OwnPayer, Payer, ReserveError};
-use vineyard_store::{Error, Kind, Options, PutOptions, Volume};
+use vineyard_store::{Error, Kind, ListOptions, Mode, Options, PutOptions, Volume};
 
 use crate::mounted::Mounted;
 use crate::support::{Place, memory_directory, named, pattern, place_with};
@@ -280,7 +280,33 @@ fn space_of_removed_but_mapped_objects_is_named_and_used_again_when_the_view_goe
 }
 
 #[test]
-fn a_read_only_directory_is_attached_and_refuses_to_be_changed() {
+fn a_read_only_volume_is_attached_and_refuses_to_be_changed() {
+    let Some(mounted) = Mounted::new(16 << 20) else {
+        return;
+    };
+    let content = pattern(3 << 20, 1);
+    let put = |volume: &Volume| volume.put(Kind::Raw, &[IoSlice::new(&content)], &named("x"));
+    put(&Volume::open(mounted.path(), Options::default()).unwrap()).unwrap();
+    mounted.make_read_only();
+    let volume = Arc::new(Volume::open(mounted.path(), Options::default()).unwrap());
+    let x = crate::support::name("x");
+    let view = volume.get((&x).into(), Mode::CopyOnWrite).unwrap();
+    assert!(view.bytes() == content);
+    assert!(matches!(put(&volume), Err(Error::ReadOnly)));
+    let small = volume.put(Kind::Raw, &[IoSlice::new(b"1")], &named("y"));
+    assert!(matches!(small, Err(Error::ReadOnly)), "{small:?}");
+    assert!(matches!(volume.remove((&x).into()), Err(Error::ReadOnly)));
+    assert!(matches!(volume.create(Kind::Raw, 10), Err(Error::ReadOnly)));
+    assert!(matches!(
+        volume.stream_writer(&crate::support::name("s")),
+        Err(Error::ReadOnly)
+    ));
+    assert_eq!(volume.list(&ListOptions::default()).unwrap().count(), 1);
+    assert!(volume.fsck(false).unwrap().is_clean());
+}
+
+#[test]
+fn what_is_no_volume_or_a_newer_one_is_not_opened() {
     let directory = memory_directory();
     Volume::open(directory.path(), Options::default()).unwrap();
     let missing = Volume::open(

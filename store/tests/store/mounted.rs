@@ -43,6 +43,12 @@ impl Mounted {
         &self.path
     }
 
+    /// From now on nothing can be changed.
+    pub(crate) fn make_read_only(&self) {
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(None::<&str>, &self.path, None::<&str>, flags, None::<&str>).unwrap();
+    }
+
     /// Bytes in use, as the file system counts them.
     pub(crate) fn used(&self) -> u64 {
         let fs = statfs(&self.path).unwrap();
