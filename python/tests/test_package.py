@@ -191,6 +191,15 @@ def test_module_level_put_and_get(root):
     assert run(code, VINEYARD_VOLUME=root).stdout.strip() == "10"
 
 
+def test_another_volume_at_the_same_path_is_noticed(root):
+    path = os.path.join(root, "sub")
+    ref = vineyard.attach(path).put(1, "x")
+    assert vineyard.attach(path) is vineyard.attach(path)
+    os.rename(path, os.path.join(root, "gone"))
+    assert "x" not in vineyard.attach(path)
+    assert ref.get() == 1
+
+
 def test_it_is_typed():
     assert os.path.exists(os.path.join(os.path.dirname(vineyard.__file__), "py.typed"))
     assert vineyard.__version__

@@ -50,8 +50,8 @@ ENCODERS[bytes] = lambda value: ("raw", [value])
 ENCODERS[str] = _encode_text
 
 
-def encode(value: Any, allow_pickle: bool = True) -> Encoded:
-    """The kind and content of an object that gives back exactly `value`.
+def encode(value: Any, allow_pickle: bool = True, brief: bool = False) -> Encoded:
+    """The kind and content of an object that gives back exactly `value`; `brief` as in `pickling.dump`.
 
     Raises SerializationError when there is none.
     """
@@ -70,7 +70,7 @@ def encode(value: Any, allow_pickle: bool = True) -> Encoded:
         )
     if _waiting:  # what is nested needs the reducers of its library
         attach_libraries()
-    return "pickle", pickling.dump(value)
+    return "pickle", pickling.dump(value, brief)
 
 
 def _decode_text(memory: Any) -> str:

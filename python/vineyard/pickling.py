@@ -29,6 +29,9 @@ _ZEROS = bytes(_ALIGN)
 _LIBRARIES = ("numpy", "pandas", "pyarrow", "polars", "torch", "scipy", "sklearn", "xgboost", "cloudpickle")
 
 
+_SCALARS = frozenset((int, float, bool, complex, type(None)))
+
+
 class _ByValue(Exception):
     """A class or function of `__main__`: a reader in another process cannot import it."""
 
@@ -115,11 +118,14 @@ def _pickle(value: Any) -> tuple[list[Any], list[memoryview]]:
         return _run(by_value, value)
 
 
-def dump(value: Any) -> list[Any]:
+def dump(value: Any, brief: bool = False) -> list[Any]:
     """The file of kind `pickle` for `value`, as buffers to be written one after the other.
 
+    `brief`: without table and meta when there are no buffers, for masses of small values.
     Raises SerializationError when the value cannot be pickled.
     """
+    if brief and type(value) in _SCALARS:
+        return [pickle.dumps(value, 5)]
     try:
         chunks, buffers = _pickle(value)
     except (SerializationError, MemoryError):
@@ -133,6 +139,8 @@ def dump(value: Any) -> list[Any]:
             f"{_type_name(value)} cannot be stored: {type(error).__name__}: {error}. "
             "Store what it is made of, or teach the store its type: vineyard.register(type, encode, decode)."
         ) from error
+    if brief and not buffers:
+        return chunks
     stream = sum(_size(chunk) for chunk in chunks)
     out = chunks
     end = stream

@@ -90,7 +90,7 @@ class Volume:
         """
         keyed: Iterable[tuple[str | None, Any]]
         keyed = values.items() if isinstance(values, Mapping) else ((None, value) for value in values)
-        members = [(key, *codec.encode(value, allow_pickle)) for key, value in keyed]
+        members = [(key, *codec.encode(value, allow_pickle, True)) for key, value in keyed]
         object_id, nbytes = self._native.put_many(members, name, ttl, overwrite)
         return Ref(self, object_id, "pack", nbytes, name, type(values), (len(members),))
 
@@ -319,15 +319,25 @@ def _place(key: Any) -> Any:
     return (key.id, key.kind) if isinstance(key, Ref) else key
 
 
-_attached: dict[tuple[str, str | None], Volume] = {}
+_attached: dict[tuple[str, str | None], tuple[Volume, tuple[int, int]]] = {}
 
 
 def attach(path: str, socket: str | None = None) -> Volume:
-    """The volume at `path`; one per process, however often it is asked for."""
-    volume = _attached.get((path, socket))
-    if volume is None:
-        volume = _attached[path, socket] = Volume(path, socket)
+    """The volume at `path`; one per process, however often it is asked for, until another one is mounted there."""
+    known = _attached.get((path, socket))
+    if known is not None and known[1] == _identity(path):
+        return known[0]
+    volume = Volume(path, socket)
+    _attached[path, socket] = volume, _identity(path)
     return volume
+
+
+def _identity(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def open(path: str | os.PathLike[str] | None = None, *, create: bool = True) -> Volume:  # noqa: A001
