@@ -7,7 +7,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 mod crashes;
 mod inheritance;
 #[path = "../store/mounted.rs"]
-#[expect(dead_code, reason = "shared with the other test program, which uses all of it")]
+#[expect(
+    dead_code,
+    reason = "shared with the other test program, which uses all of it"
+)]
 mod mounted;
 #[path = "../store/support.rs"]
 #[expect(
