@@ -7,7 +7,7 @@ from pathlib import Path
 
 import machine
 import vineyard
-from comparison import comparison, pods
+from comparison import by_dataset, comparison, pods
 from ledger import Ledger
 from machine import REPOSITORY, Machine
 from picture import draw
@@ -31,6 +31,7 @@ PODS = Variant(
 def main() -> int:
     """Runs everything and returns the exit status."""
     arguments = _arguments()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     # What was made is removed on the way out, also when somebody ends us.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     volume_bytes = (arguments.scale + 1) << 30
@@ -115,6 +116,9 @@ def _show(ledger: Ledger, first: int, heading: str) -> None:
 
 def _conclude(results: list[Result], ledger: Ledger, arguments: argparse.Namespace) -> int:
     print(title("4. Side by side"))
+    print("  Every hand-over with a pod per task (put, gets and first reads together):\n")
+    print(by_dataset(results, PODS.name) + "\n")
+    print("  All of them:\n")
     print(comparison(results, PODS.name) + "\n")
     years = "1 year" if arguments.scale == 1 else f"{arguments.scale} years"
     moved = size(results[0].record.nbytes)

@@ -1,6 +1,6 @@
 """All variants side by side."""
 
-from tables import size, table
+from tables import milliseconds, size, table
 from variants import Result
 
 
@@ -37,6 +37,25 @@ def comparison(results: list[Result], against: str) -> str:
         ">whole run s",
     ]
     return table(head, rows)
+
+
+def by_dataset(results: list[Result], against: str) -> str:
+    """Milliseconds of every hand-over, put, gets and first reads, and the ratio to `against`."""
+    ours = next(result for result in results if result.variant.name == against)
+    others = [each for each in results if each.variant.per_task and each is not ours]
+    rows = []
+    for name, handover in ours.record.handovers.items():
+        row = [name, str(len(handover.gets)), size(handover.nbytes), milliseconds(handover.ms)]
+        for other in others:
+            ms = other.record.handovers[name].ms
+            row += [milliseconds(ms), f"{ms / handover.ms:.1f}x"]
+        rows.append(row)
+    heads = [head for each in others for head in (f">{_name(each)} ms", ">ratio")]
+    return table(["dataset", ">consumers", ">bytes", f">{_name(ours)} ms", *heads], rows)
+
+
+def _name(result: Result) -> str:
+    return result.variant.title.partition(",")[0]
 
 
 def pods(result: Result) -> str:

@@ -39,6 +39,11 @@ class Handover:
     put_ms: float
     gets: list[Get] = field(default_factory=list)
 
+    @property
+    def ms(self) -> float:
+        """What it takes to get the value to all of its consumers, read once by each."""
+        return self.put_ms + sum(get.ms + get.read_ms for get in self.gets)
+
 
 @dataclass
 class Record:
@@ -75,7 +80,7 @@ class Record:
     @property
     def handover_ms(self) -> float:
         """What it takes to get every value from its producer to its consumers, read once."""
-        return self.put_ms + self.get_ms + self.read_ms
+        return sum(each.ms for each in self.handovers.values())
 
     def add(self, path: Path) -> None:
         """Adds the events in one file. The report is the pipeline's result and no hand-over."""
