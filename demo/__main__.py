@@ -118,7 +118,7 @@ def _conclude(results: list[Result], ledger: Ledger, arguments: argparse.Namespa
     print(title("4. Side by side"))
     print("  Every hand-over with a pod per task (put, gets and first reads together):\n")
     print(by_dataset(results, PODS.name) + "\n")
-    print("  All of them:\n")
+    print(f"  All {size(results[0].record.nbytes)} that are put and got:\n")
     print(comparison(results, PODS.name) + "\n")
     years = "1 year" if arguments.scale == 1 else f"{arguments.scale} years"
     moved = size(results[0].record.nbytes)

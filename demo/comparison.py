@@ -15,28 +15,18 @@ def comparison(results: list[Result], against: str) -> str:
         rows.append(
             [
                 result.variant.title,
-                size(record.nbytes),
                 f"{record.put_ms:.0f}",
                 f"{record.get_ms:.0f}",
                 f"{record.read_ms:.0f}",
                 f"{record.handover_ms:.0f}",
                 f"{record.handover_ms / ours.record.handover_ms:.1f}x",
                 f"{100 * shared / got:.0f} %" if got else "",
+                f"{record.compute_ms / 1e3:.1f}",
                 f"{result.seconds:.1f}",
             ]
         )
-    head = [
-        "",
-        ">put + got",
-        ">put ms",
-        ">get ms",
-        ">first read ms",
-        ">hand-over ms",
-        ">ratio",
-        ">zero-copy",
-        ">whole run s",
-    ]
-    return table(head, rows)
+    head = ["", ">put ms", ">get ms", ">first read ms", ">hand-over ms", ">ratio", ">zero-copy"]
+    return table([*head, ">computing s", ">all pods s"], rows)
 
 
 def by_dataset(results: list[Result], against: str) -> str:
