@@ -69,10 +69,8 @@ def _one_pod(here: Machine, ledger: Ledger, scale: int) -> Result:
 
 def _pod_per_task(here: Machine, ledger: Ledger, scale: int) -> Result:
     print(title("2. A pod per task"))
-    print(
-        "  Each is a container with a uid and a memory limit of its own, and a sidecar (uid 65534)"
-        "\n  with an allowance: the bytes that its task may put.\n"
-    )
+    confined = "a process with a uid and a memory limit of its own" if here.cgroup else "a process"
+    print(f"  Every task is {confined}, and has a sidecar\n  with an allowance: the bytes that the task may put.\n")
     first = len(ledger.entries)
     volume = vineyard.open(str(here.volume))
 

@@ -1,5 +1,7 @@
 """All variants side by side."""
 
+import os
+
 from tables import milliseconds, size, table
 from variants import Result
 
@@ -56,8 +58,8 @@ def pods(result: Result) -> str:
         rows.append(
             [
                 pod.name.removeprefix(f"{result.variant.name}-"),
-                str(pod.uid),
-                size(pod.limit),
+                str(pod.uid if pod.machine.uids else os.geteuid()),
+                size(pod.limit) if pod.machine.cgroup is not None else "-",
                 _peak(outcome.app_peak),
                 size(pod.allowance) if pod.allowance else "-",
                 _peak(outcome.sidecar_peak),
