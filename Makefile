@@ -84,6 +84,7 @@ lint-rust:
 lint-python: $(BIN)/.ready $(ENVS)/pandas3/.ready
 	$(BIN)/ruff check $(PYTHON_SOURCES)
 	$(BIN)/ruff format --check $(PYTHON_SOURCES)
+	$(BIN)/mypy
 	cd python && ../$(BIN)/mypy --cache-dir ../.cache/mypy --python-executable ../$(ENVS)/pandas3/bin/python
 
 .PHONY: fmt

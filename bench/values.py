@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def last(value: Any) -> float | str:
     return float(value[-1])
 
 
-MAKERS = {
+MAKERS: dict[str, Callable[..., Any]] = {
     "array": array,
     "small": small,
     "frame": frame,
