@@ -34,14 +34,14 @@ class Site:
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, name: str, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
-        """Starts a server in a session of its own, so that its children end with it."""
+        """Starts a server in a process group of its own, so that its children end with it."""
         with (self.logs / f"{name}-server.log").open("wb") as log:
             process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
+                process_group=0,
                 cwd=self.scratch,
                 env={**os.environ, **environment},
             )

@@ -13,11 +13,15 @@ use vineyard_charge::Limit;
 use crate::copy;
 use crate::error::Error;
 use crate::fresh::Fresh;
+use crate::mapping::HUGE;
 use crate::volume::Volume;
 
-/// Bytes that are reserved and then written at once; a multiple of 2 MiB. Every reserve makes all CPUs drain their lists
-/// once, so not too small.
-const WINDOW: u64 = 64 << 20;
+/// Bytes that are reserved and then written at once. Every reserve makes all CPUs drain their lists once, so not too few;
+/// and few enough that the threads finish together.
+const SMALLEST_WINDOW: u64 = 8 << 20;
+const LARGEST_WINDOW: u64 = 64 << 20;
+/// How many windows a put has, between these limits.
+const WINDOWS: u64 = 4;
 /// Threads that take turns: one reserves while another copies. Two saturate the memory.
 const WORKERS: usize = 2;
 
@@ -33,13 +37,16 @@ impl Volume {
         self.refuse_too_large(len)?;
         // Huge pages are only made below the end of the file.
         ftruncate(file.as_fd(), end).map_err(|errno| self.failed("put", errno, len))?;
-        if len <= WINDOW {
+        let window = (len / WINDOWS)
+            .clamp(SMALLEST_WINDOW, LARGEST_WINDOW)
+            .next_multiple_of(HUGE as u64);
+        if len <= window {
             return self.fill_window(file, 0, content, len);
         }
         let cursor = Mutex::new(Cursor::new(content));
         let failed = Mutex::new(None);
         // A function of its own: in the head of the loop the lock would be held while the window is filled.
-        let next = || lock(&cursor).take(WINDOW);
+        let next = || lock(&cursor).take(window);
         let work = || {
             while let Some((offset, window)) = next() {
                 let length = window.iter().map(|s| s.len() as u64).sum();
