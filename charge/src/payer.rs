@@ -57,11 +57,11 @@ impl fmt::Display for Full {
             Limit::Cgroup => "the memory limit of the payer's cgroup",
             Limit::Volume => "the capacity of the volume",
         };
-        write!(
-            f,
-            "asked for {} bytes, {} free of {} ({limit})",
-            self.asked, self.free, self.limit_bytes
-        )
+        write!(f, "asked for {} bytes, {} free", self.asked, self.free)?;
+        if self.limit_bytes > 0 {
+            write!(f, " of {}", self.limit_bytes)?;
+        }
+        write!(f, " ({limit})")
     }
 }
 

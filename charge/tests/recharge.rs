@@ -104,9 +104,12 @@ fn a_bill_moves_again_and_again_also_of_huge_pages_that_are_mapped() {
     let size = 40 * MIB + 5000;
     ground.write_in(pod, &path, size);
     let reader = shared(&path);
+    let modified = || fs::metadata(&path).unwrap().modified().unwrap();
+    let made = modified();
     for round in 0..4 {
         let moved = recharge(&path, &payers[round % 2], owners[round % 2], None);
         assert_eq!(moved.left, 0, "round {round}: {moved:?}");
+        assert_eq!(modified(), made);
         assert_eq!(ground.bills(), [(owners[round % 2], pages(size))]);
         assert!(reader[..] == pattern(0, size)[..]);
     }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::sys::stat::{fstat, futimens};
 use nix::sys::statfs::fstatfs;
+use nix::sys::time::TimeSpec;
 
 use super::RechargeError;
 use crate::cgroup::CgroupId;
@@ -19,6 +21,9 @@ use crate::{PAGE, REGION};
 
 /// Readers that use a page keep it for a moment; each round moves what they let go.
 const ROUNDS: u32 = 6;
+
+/// After so many rounds that moved nothing no other is tried: the payer is full, or others write to the file.
+const STALLED: u32 = 2;
 
 /// Room that a volume's `size=` lends while a region is pulled that the file fills only in part: the kernel counts the
 /// whole 2 MiB for a moment, and refuses the region if they are not free.
@@ -91,15 +96,33 @@ impl Large<'_> {
         surveyor: &mut Surveyor,
         payer: &dyn Payer,
     ) -> Result<Moved, RechargeError> {
+        let before = fstat(self.file).map_err(io::Error::from)?;
+        let moved = self.rounds(surveyor, payer);
+        if let Some(writable) = self.exclusive {
+            // A split counts as a change of the file, which it is not. Only its owner may say so.
+            let accessed = TimeSpec::new(before.st_atime, before.st_atime_nsec);
+            let modified = TimeSpec::new(before.st_mtime, before.st_mtime_nsec);
+            let _ = futimens(writable, &accessed, &modified);
+        }
+        moved
+    }
+
+    fn rounds(&self, surveyor: &mut Surveyor, payer: &dyn Payer) -> Result<Moved, RechargeError> {
         let mut moved = Moved::default();
         let mut first = None;
+        let mut stalled = 0;
         loop {
             let foreign = self.foreign(surveyor)?;
             let left: u64 = foreign.iter().map(|r| r.foreign(self.owners)).sum();
             let before = *first.get_or_insert(left);
+            stalled = if moved.rounds > 0 && left == moved.left {
+                stalled + 1
+            } else {
+                0
+            };
             moved.bytes = before.saturating_sub(left);
             moved.left = left;
-            if foreign.is_empty() || moved.rounds == ROUNDS {
+            if foreign.is_empty() || moved.rounds == ROUNDS || stalled == STALLED {
                 moved.leftovers = foreign.iter().take(NAMED).map(leftover).collect();
                 return Ok(moved);
             }
