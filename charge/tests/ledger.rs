@@ -6,7 +6,9 @@ mod support;
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::thread;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use support::ground::{Ground, MIB, assert_pattern, write_pattern};
@@ -249,6 +251,60 @@ fn however_little_is_left_below_a_hidden_limit_asking_for_it_kills_nobody() {
     assert!(refused > 100, "{refused}");
     assert_eq!(ground.oom_kills(), 0);
     assert!(ground.all_alive());
+}
+
+#[test]
+fn many_clients_at_a_limit_get_what_fits_and_kill_nobody() {
+    for limits_are_seen in [true, false] {
+        let Some(mut ground) = Ground::new(1024 * MIB) else {
+            return;
+        };
+        let pod = ground.cgroup("pod", Some(96 * MIB));
+        let below = ground.directory_of(pod);
+        let container = ground.cgroup_below(&below, "sidecar", None);
+        let first = ground.payer_seeing(container, limits_are_seen);
+        let clients = [first, ground.client(), ground.client(), ground.client()];
+        let volume = ground.volume();
+        let full: u32 = thread::scope(|scope| {
+            let threads: Vec<_> = clients
+                .iter()
+                .map(|payer| scope.spawn(|| fill_and_free(payer, &volume)))
+                .collect();
+            threads.into_iter().map(|t| t.join().unwrap()).sum()
+        });
+        assert!(full > 0, "the limit was never met");
+        assert_eq!(ground.oom_kills(), 0, "limits seen: {limits_are_seen}");
+        assert!(ground.all_alive());
+        ground.assert_used(0);
+    }
+}
+
+/// Reserves files of changing sizes until they do not fit, frees them all, and again. Returns how often it was full.
+fn fill_and_free(payer: &dyn Payer, volume: &Path) -> u32 {
+    let mut full = 0;
+    for round in 0..12 {
+        let mut held = Vec::new();
+        for length in [PAGE, 9 * MIB, 40 * PAGE, 5 * MIB + PAGE, REGION]
+            .into_iter()
+            .cycle()
+        {
+            let file = File::options()
+                .read(true)
+                .write(true)
+                .custom_flags(libc::O_TMPFILE)
+                .open(volume)
+                .unwrap();
+            file.set_len(if round % 2 == 0 { length } else { 0 })
+                .unwrap();
+            match payer.reserve(&[(file.as_fd(), all(length))]) {
+                Ok(()) => held.push(file),
+                Err(ReserveError::Full(_)) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        full += 1;
+    }
+    full
 }
 
 fn free(file: &File, offset: u64, length: u64) {

@@ -32,14 +32,9 @@ impl Server {
         (server, listener)
     }
 
-    /// Each connection has a thread of its own.
     fn start() -> Self {
         let (server, listener) = Self::listener();
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                thread::spawn(move || support::converse(&stream, &OwnPayer::new(), usize::MAX));
-            }
-        });
+        thread::spawn(move || support::serve(&listener));
         server
     }
 }

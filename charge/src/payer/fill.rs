@@ -88,10 +88,11 @@ impl<'a> Fill<'a> {
 
     /// Allocates whole regions as huge pages, those that cannot be page by page.
     fn window(&mut self, file: BorrowedFd<'_>, begin: u64, end: u64) -> Result<(), ReserveError> {
-        let close = self.room.is_close(end - begin);
+        let room = self.room;
+        let approach = room.approach(end - begin);
         for region in regions(begin, end) {
             self.pages(file, region, region + PAGE)?;
-            if close {
+            if approach.close {
                 // So that the collapse has nothing left to allocate but the region itself.
                 for leaf in 1..REGION / LEAF {
                     let page = region + leaf * LEAF;
@@ -102,9 +103,8 @@ impl<'a> Fill<'a> {
         let mapping = Mapping::new(file, begin, end - begin)?;
         // A collapse uses room that the pledge vouched for, too.
         self.settle();
-        let collapsed = self
-            .room
-            .with_ballast(close, || mapping.collapse(0, end - begin).map_err(code));
+        let collapsed =
+            room.with_ballast(&approach, || mapping.collapse(0, end - begin).map_err(code));
         match collapsed {
             Ok(Ok(())) => {
                 self.rest = self.rest.saturating_sub(end - begin);
@@ -115,9 +115,8 @@ impl<'a> Fill<'a> {
         }
         for region in regions(begin, end) {
             let at = region - begin;
-            let collapsed = self
-                .room
-                .with_ballast(close, || self.region(&mapping, at))
+            let collapsed = room
+                .with_ballast(&approach, || self.region(&mapping, at))
                 .unwrap_or(Err(Errno::EBUSY));
             match collapsed {
                 Ok(()) => self.rest = self.rest.saturating_sub(REGION - PAGE),

@@ -88,10 +88,9 @@ impl OwnPayer {
         }
         let mapping = Mapping::new(file, begin, length)?;
         if self.room.own_has(length) {
-            let at_once = self
-                .room
-                .with_ballast(self.room.is_close(length), || mapping.collapse(0, length));
-            if matches!(at_once, Ok(Ok(()))) {
+            let approach = self.room.approach(length);
+            let pull = || mapping.collapse(0, length);
+            if matches!(self.room.with_ballast(&approach, pull), Ok(Ok(()))) {
                 return Ok(());
             }
         }
@@ -99,7 +98,8 @@ impl OwnPayer {
             *full = *full || !self.room.own_has(REGION);
             if !*full {
                 let pull = || Self::pull_region(&mapping, offset - begin);
-                match self.room.with_ballast(self.room.is_close(REGION), pull) {
+                let approach = self.room.approach(REGION);
+                match self.room.with_ballast(&approach, pull) {
                     Ok(Pulled::Moved) => continue,
                     Ok(Pulled::Refused) => {}
                     Ok(Pulled::Full) | Err(NoBallast) => *full = true,

@@ -7,8 +7,8 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::process;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::probe::{Probe, Verdict};
@@ -36,8 +36,10 @@ const MEMBERSHIP: Duration = Duration::from_secs(1);
 const MACHINE_FRESH: Duration = Duration::from_millis(50);
 const MACHINE_PLENTY: u64 = 1 << 30;
 
+/// The process' view of all limits above it, shared by its threads.
 #[derive(Debug)]
 pub(super) struct Room {
+    process: u32,
     seen: Mutex<Option<Seen>>,
     probe: Mutex<Option<Probe>>,
     /// Bytes vouched for and perhaps not allocated yet, by all threads.
@@ -49,12 +51,22 @@ pub(super) struct Room {
 pub(super) struct Pledge<'a> {
     room: &'a Room,
     pub(super) bytes: u64,
+    /// What a probe has found may be taken by the next one: no other thread probes while this is used.
+    probed: Option<MutexGuard<'a, Option<Probe>>>,
 }
 
 impl Drop for Pledge<'_> {
     fn drop(&mut self) {
         self.room.pledged.fetch_sub(self.bytes, Ordering::AcqRel);
     }
+}
+
+/// Regions about to be charged, which the kernel refuses if they do not fit.
+#[derive(Debug)]
+pub(super) struct Approach<'a> {
+    _pledge: Pledge<'a>,
+    /// Some limit may be hit: it is unseen, or too near.
+    pub(super) close: bool,
 }
 
 /// The tightest limit at some moment.
@@ -69,6 +81,7 @@ pub(super) struct Tightest {
 impl Room {
     pub(super) fn new() -> Self {
         Self {
+            process: process::id(),
             seen: Mutex::new(None),
             probe: Mutex::new(None),
             pledged: AtomicU64::new(0),
@@ -92,16 +105,20 @@ impl Room {
 
     /// Vouches for at most `wanted` bytes, at least one page of them.
     pub(super) fn pledge(&self, wanted: u64) -> Result<Pledge<'_>, Full> {
-        let bytes = wanted.min(STEP);
-        let pledged = self.pledged.fetch_add(bytes, Ordering::AcqRel) + bytes;
-        let mut pledge = Pledge { room: self, bytes };
+        let (mut pledge, pledged) = self.reckon(wanted.min(STEP));
         let (tightest, hidden) = self.look(|seen| (seen.strict(pledged), seen.hidden));
         let fits = tightest.free >= pledged;
         if fits && !hidden {
             return Ok(pledge);
         }
-        self.shrink(&mut pledge, PROBED_STEP);
-        match self.probe(|probe| probe.map_or(Verdict::Unknown, Probe::run)) {
+        let surplus = pledge.bytes.saturating_sub(PROBED_STEP);
+        self.pledged.fetch_sub(surplus, Ordering::AcqRel);
+        pledge.bytes -= surplus;
+        pledge.probed = self.slot();
+        let verdict = on_probe(pledge.probed.as_deref_mut(), |probe| {
+            probe.map_or(Verdict::Unknown, Probe::run)
+        });
+        match verdict {
             Verdict::Room => Ok(pledge),
             // Without huge pages nothing can look beyond the cgroups that are visible.
             Verdict::Unknown if fits => Ok(pledge),
@@ -109,27 +126,41 @@ impl Room {
         }
     }
 
+    fn reckon(&self, bytes: u64) -> (Pledge<'_>, u64) {
+        let pledged = self.pledged.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        let pledge = Pledge {
+            room: self,
+            bytes,
+            probed: None,
+        };
+        (pledge, pledged)
+    }
+
     /// The room that is left now, for an error message.
     pub(super) fn full(&self, asked: u64) -> Full {
         full(asked, self.look(|seen| seen.with_reclaim(u64::MAX)))
     }
 
-    /// Whether some limit may be hit by `bytes` more: it is unseen, or too near.
-    pub(super) fn is_close(&self, bytes: u64) -> bool {
-        self.look(|seen| seen.hidden || seen.strict(bytes).free < bytes)
+    /// Announces `bytes` of whole regions to the other threads.
+    pub(super) fn approach(&self, bytes: u64) -> Approach<'_> {
+        let (pledge, pledged) = self.reckon(bytes);
+        Approach {
+            close: self.look(|seen| seen.hidden || seen.strict(pledged).free < pledged),
+            _pledge: pledge,
+        }
     }
 
-    /// Does `work` that charges whole regions, where the kernel refuses what does not fit. Close to a limit, 2 MiB are
-    /// held meanwhile, so that nobody is left without a byte when it is hit.
+    /// Does `work` that charges whole regions. Close to a limit, 2 MiB are held meanwhile, so that nobody is left without a
+    /// byte when it is hit. The caller has no pledge at the moment.
     pub(super) fn with_ballast<T>(
         &self,
-        close: bool,
+        approach: &Approach<'_>,
         work: impl FnOnce() -> T,
     ) -> Result<T, NoBallast> {
-        if !close {
+        if !approach.close {
             return Ok(work());
         }
-        self.probe(|probe| {
+        on_probe(self.slot().as_deref_mut(), |probe| {
             let Some(probe) = probe else {
                 return Ok(work());
             };
@@ -151,12 +182,6 @@ impl Room {
         })
     }
 
-    fn shrink(&self, pledge: &mut Pledge<'_>, most: u64) {
-        let surplus = pledge.bytes.saturating_sub(most);
-        self.pledged.fetch_sub(surplus, Ordering::AcqRel);
-        pledge.bytes -= surplus;
-    }
-
     /// A lock that another thread held while this process was forked is never waited for: then we look anew.
     fn look<T>(&self, mut ask: impl FnMut(&mut Seen) -> T) -> T {
         let Ok(mut slot) = self.seen.try_lock() else {
@@ -169,15 +194,24 @@ impl Room {
         ask(slot.insert(seen))
     }
 
-    fn probe<T>(&self, ask: impl FnOnce(Option<&Probe>) -> T) -> T {
-        let Ok(mut slot) = self.probe.try_lock() else {
-            return ask(Probe::new().ok().as_ref());
-        };
-        if slot.is_none() {
-            *slot = Probe::new().ok();
+    /// The right to probe. A forked child may find it taken for ever by a thread that it does not have.
+    fn slot(&self) -> Option<MutexGuard<'_, Option<Probe>>> {
+        if process::id() == self.process {
+            return Some(self.probe.lock().unwrap_or_else(PoisonError::into_inner));
         }
-        ask(slot.as_ref())
+        self.probe.try_lock().ok()
     }
+}
+
+/// The probe of a slot, or one of its own; `None` where none can be made.
+fn on_probe<T>(slot: Option<&mut Option<Probe>>, ask: impl FnOnce(Option<&Probe>) -> T) -> T {
+    let Some(slot) = slot else {
+        return ask(Probe::new().ok().as_ref());
+    };
+    if slot.is_none() {
+        *slot = Probe::new().ok();
+    }
+    ask(slot.as_ref())
 }
 
 /// Not even 2 MiB are free.

@@ -25,6 +25,7 @@ pub const MIB: u64 = 1 << 20;
 /// Removes in reverse order: processes, cgroups, the mount, the directory.
 pub struct Ground {
     processes: Vec<Child>,
+    sockets: Vec<PathBuf>,
     cgroups: Vec<ControlledCgroup>,
     mounted: bool,
     directory: tempfile::TempDir,
@@ -38,6 +39,7 @@ impl Ground {
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let mut ground = Self {
             processes: Vec::new(),
+            sockets: Vec::new(),
             cgroups: Vec::new(),
             mounted: false,
             directory,
@@ -143,7 +145,13 @@ impl Ground {
         let socket = self.outside(&format!("payer-{}.sock", self.processes.len()));
         let role = if limits { "payer" } else { "blind payer" };
         self.start(cgroup, role, &[("PATH_OF", socket.as_os_str())]);
-        RemotePayer::connect(&socket, "ledger test").unwrap()
+        self.sockets.push(socket);
+        self.client()
+    }
+
+    /// Another client of the payer that was started last.
+    pub fn client(&self) -> RemotePayer {
+        RemotePayer::connect(self.sockets.last().unwrap(), "ledger test").unwrap()
     }
 
     /// A process in the cgroup that writes the pattern into a file and ends.

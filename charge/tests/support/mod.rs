@@ -15,6 +15,8 @@ mod roles;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::thread;
 
 use vineyard_charge::wire::{Frames, encode, send};
 use vineyard_charge::{Extent, OwnPayer, Payer, ReserveError};
@@ -22,12 +24,13 @@ use vineyard_proto::payer::{
     Pulled, Range, Refused, Reply, Request, Reserved, Usage, Welcome, refused, reply, request,
 };
 
-/// Serves one connection after the other.
+/// Serves each connection on a thread of its own.
 pub fn serve(listener: &UnixListener) {
-    let payer = OwnPayer::new();
+    let payer = Arc::new(OwnPayer::new());
     while let Ok((stream, _)) = listener.accept() {
+        let payer = Arc::clone(&payer);
         // A client that goes away ends its connection, not the payer.
-        let _ = converse(&stream, &payer, usize::MAX);
+        thread::spawn(move || converse(&stream, &*payer, usize::MAX));
     }
 }
 
