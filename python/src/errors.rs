@@ -88,7 +88,7 @@ fn describe(error: &Error) -> (&'static str, String) {
         ),
         Error::Foreign { .. } => (
             "InvalidName",
-            format!("{error}. ls() shows the names of the volume."),
+            format!("{error}. ls() shows the names; stream(name) reads a stream."),
         ),
         Error::ReadOnly => (
             "PermissionDenied",
