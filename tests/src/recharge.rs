@@ -3,13 +3,18 @@
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use vineyard_charge::recharge::{Large, Replace, SMALL};
 use vineyard_charge::survey::Surveyor;
 use vineyard_charge::{CgroupId, Payer};
 
+use crate::process::poll;
 use crate::volume_mount::VolumeMount;
+
+/// How long memory may be too fragmented for a single huge page.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,10 +77,16 @@ pub fn recharge(
             owners: to,
             slack: Some(mount),
         };
-        let moved = large
-            .recharge(&mut surveyor, payer)
-            .with_context(|| path.display().to_string())?;
-        ensure!(moved.left == 0, "{}: {moved:?}", path.display());
+        let mut moved = large.recharge(&mut surveyor, payer)?;
+        // Without a free huge page the kernel moves nothing: asked again, as the driver will.
+        let complete = poll(PATIENCE, || {
+            moved.left == 0
+                || large.recharge(&mut surveyor, payer).is_ok_and(|again| {
+                    moved = again;
+                    moved.left == 0
+                })
+        });
+        ensure!(complete, "{}: {moved:?}", path.display());
         done.pulled += 1;
     }
     Ok(done)
