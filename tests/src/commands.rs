@@ -111,6 +111,25 @@ pub enum Command {
         /// Its name.
         name: String,
     },
+    /// Append a part to a stream, which is made when it is not there.
+    Append {
+        /// The stream.
+        stream: String,
+        /// The part.
+        content: Content,
+    },
+    /// End a stream. Answers how many parts it has.
+    End {
+        /// The stream.
+        stream: String,
+    },
+    /// Wait for the next part of a stream, check every byte, and remove it.
+    Consume {
+        /// The stream.
+        stream: String,
+        /// What the part must be; `None` when the stream must have ended.
+        content: Option<Content>,
+    },
     /// Unlink removed objects that nobody maps any more.
     Sweep,
 }
@@ -179,6 +198,8 @@ pub enum Cause {
     Cgroup,
     /// The volume is full.
     Volume,
+    /// Nothing came in time.
+    Timeout,
     /// The payer does not answer.
     Unreachable,
     /// Anything else.

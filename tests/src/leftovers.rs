@@ -79,9 +79,15 @@ fn is_left<'a>(names: impl IntoIterator<Item = &'a OsStr>) -> bool {
         .any(|name| owner(name).is_some_and(|pid| !is_alive(pid)))
 }
 
-/// The pid in `vineyard-test-<pid>-…`.
+/// The pid in `vineyard-test-<pid>-<n>` or `vineyard-test-<word>-<pid>-<n>`.
 fn owner(name: &OsStr) -> Option<i32> {
     let rest = name.to_str()?.strip_prefix(PREFIX)?;
+    let word = rest.trim_start_matches(|c: char| c.is_ascii_lowercase());
+    let rest = if word.len() < rest.len() {
+        word.strip_prefix('-')?
+    } else {
+        rest
+    };
     let (pid, _) = rest.split_once('-')?;
     pid.parse().ok().filter(|pid| *pid > 1)
 }
@@ -153,12 +159,15 @@ mod tests {
 
     #[test]
     fn only_names_of_test_runs_have_an_owner() {
-        assert_eq!(owner(OsStr::new("vineyard-test-4711-0")), Some(4711));
+        for name in ["vineyard-test-4711-0", "vineyard-test-sidecar-4711-0"] {
+            assert_eq!(owner(OsStr::new(name)), Some(4711), "{name}");
+        }
         for name in [
             "vineyard-test-0-1",
             "vineyard-test-1-1",
             "vineyard-test--1-0",
             "vineyard-test-x-0",
+            "vineyard-test-sidecar-x",
             "vineyard-47-1",
             "vineyard-test-47",
         ] {

@@ -1,6 +1,7 @@
 //! The inside of the test client: performs [`Command`]s on a real volume, billed to a real sidecar.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::hint::black_box;
 use std::io::{self, BufRead, IoSlice, Write};
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use vineyard_charge::{Limit, Payer, RemotePayer, ReserveError};
 use vineyard_store::{
     Content as Bytes, Draft, Error, Key, Kind, ListOptions, Mapping, Mode, Name, Options,
-    PutOptions, Ref, Volume,
+    PutOptions, Ref, StreamReader, StreamWriter, Volume,
 };
 
 use crate::commands::{Answer, Cause, Command, Content, Failure};
@@ -19,6 +20,9 @@ use crate::pattern::Pattern;
 
 /// Bytes of a page: what `dirty` writes to, once each.
 const PAGE: usize = 4096;
+
+/// How long a part of a stream is waited for.
+const PART: Duration = Duration::from_millis(300);
 
 /// Serves standard input until its end. Arguments: the volume, and the socket of the payer if there is one.
 ///
@@ -56,6 +60,8 @@ struct Performer {
     volume: Arc<Volume>,
     root: PathBuf,
     views: BTreeMap<u32, View>,
+    writers: BTreeMap<String, StreamWriter>,
+    readers: BTreeMap<String, StreamReader>,
 }
 
 /// Anything that ends a command early.
@@ -88,6 +94,8 @@ impl Performer {
             volume: Arc::new(Volume::open(root, options)?),
             root: root.into(),
             views: BTreeMap::new(),
+            writers: BTreeMap::new(),
+            readers: BTreeMap::new(),
         })
     }
 
@@ -206,6 +214,22 @@ impl Performer {
                 }
                 Ok(Answer::Count(parts))
             }
+            Command::Append { stream, content } => {
+                let writer = match self.writers.entry(stream) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(fresh) => {
+                        let name = parse(fresh.key().clone())?;
+                        fresh.insert(self.volume.stream_writer(&name)?)
+                    }
+                };
+                let bytes = Pattern::from(content).bytes();
+                Ok(sealed(&writer.append(Kind::Raw, &[IoSlice::new(&bytes)])?))
+            }
+            Command::End { stream } => {
+                let writer = self.writers.remove(&stream).context("a stream")?;
+                Ok(Answer::Count(writer.end()?))
+            }
+            Command::Consume { stream, content } => self.consume(stream, content),
             Command::Walk => Ok(Answer::Count(self.walk()?)),
             Command::Fsck => {
                 let report = self.volume.fsck(false)?;
@@ -257,6 +281,26 @@ impl Performer {
             writer.append(some)?;
         }
         Ok(sealed(&writer.seal(&named(name)?)?))
+    }
+
+    fn consume(&mut self, stream: String, content: Option<Content>) -> Result<Answer, Stop> {
+        let reader = match self.readers.entry(stream) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(fresh) => {
+                let name = parse(fresh.key().clone())?;
+                fresh.insert(self.volume.stream_reader(&name)?.consuming())
+            }
+        };
+        match (reader.next(Some(PART))?, content) {
+            (None, None) => Ok(Answer::Done),
+            (Some(part), Some(content)) => {
+                Pattern::from(content)
+                    .check(part.bytes())
+                    .context("a part")?;
+                Ok(Answer::Done)
+            }
+            (part, _) => Ok(Answer::Wrong(format!("{part:?} instead of {content:?}"))),
+        }
     }
 
     fn create(&mut self, view: u32, content: Content) -> Result<Answer, Stop> {
@@ -351,6 +395,7 @@ fn cause(error: &Error) -> Cause {
     match error {
         Error::NotFound { .. } | Error::Lost { .. } => Cause::Absent,
         Error::Exists { .. } => Cause::Exists,
+        Error::Timeout { .. } => Cause::Timeout,
         Error::Full { full, .. } => match full.limit {
             Limit::Allowance => Cause::Allowance,
             Limit::Cgroup => Cause::Cgroup,
