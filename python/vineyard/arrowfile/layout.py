@@ -39,9 +39,13 @@ class Body:
 
     def place(self, buffer: Any, length: int) -> tuple[int, int]:
         """Appends a buffer of `length` bytes and returns its place."""
+        return self.place_parts([buffer], length)
+
+    def place_parts(self, parts: Sequence[Any], length: int) -> tuple[int, int]:
+        """Appends a buffer of `length` bytes that is given in parts."""
         start = self.size
         if length:
-            self.chunks.append(buffer)
+            self.chunks.extend(parts)
             gap = -length % ALIGN
             if gap:
                 self.chunks.append(_ZEROS[:gap])

@@ -13,6 +13,8 @@ from vineyard.arrowfile.schema import Type
 from vineyard.types.frames.labels import Inexact
 
 Spec = dict[str, Any]
+#: Rows that are turned into Arrow memory at a time.
+_STEP = 64 << 10
 _NULLS = {frozenset(): None, frozenset({type(None)}): "none", frozenset({float}): "nan"}
 
 
@@ -29,11 +31,32 @@ def put_objects(body: Body, name: str, values: np.ndarray[Any, Any]) -> tuple[Co
     kinds = frozenset(map(type, values)) - {str}
     if kinds not in _NULLS:
         raise Inexact(kinds)
-    try:
-        array = pa.array(values, pa.large_string(), from_pandas=True)
-    except (pa.ArrowException, UnicodeError, TypeError) as error:  # a float that is not NaN; lone surrogates
-        raise Inexact(error) from error
-    return _put(body, name, array, {"kind": "objects", "null": _NULLS[kinds]})
+    rows = len(values)
+    ends = np.zeros(rows + 1, np.int64)
+    valid = np.ones(rows, bool)
+    parts, size, nulls = [], 0, 0
+    # In steps: one array of all would grow by doubling, to twice its size.
+    for begin in range(0, rows, _STEP):
+        try:
+            array = pa.array(values[begin : begin + _STEP], pa.large_string(), from_pandas=True)
+        except (pa.ArrowException, UnicodeError, TypeError) as error:  # a float that is not NaN; lone surrogates
+            raise Inexact(error) from error
+        _, own, chars = array.buffers()
+        own_ends = np.frombuffer(own, np.int64, len(array) + 1)
+        ends[begin + 1 : begin + 1 + len(array)] = own_ends[1:] + size
+        if own_ends[-1]:
+            parts.append(memoryview(chars)[: own_ends[-1]])
+        size += int(own_ends[-1])
+        if array.null_count:
+            nulls += array.null_count
+            valid[begin : begin + _STEP] = array.is_valid().to_numpy(zero_copy_only=False)
+    bits = np.packbits(valid, bitorder="little")
+    first = body.place(bits, bits.nbytes) if nulls else (body.size, 0)
+    at = body.place(ends, ends.nbytes)
+    data = body.place_parts(parts, size)
+    told: Spec = {"kind": "objects", "null": _NULLS[kinds], "wide": True, "nulls": nulls}
+    told |= {"bits": first[0], "at": at[0], "chars": [*data]}
+    return Column(name, Type.large_string(), rows, nulls, [first, at, data]), told
 
 
 def put_array(body: Body, name: str, values: Any) -> tuple[Column, Spec]:
