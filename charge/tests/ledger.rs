@@ -282,7 +282,7 @@ fn many_clients_at_a_limit_get_what_fits_and_kill_nobody() {
 /// Reserves files of changing sizes until they do not fit, frees them all, and again. Returns how often it was full.
 fn fill_and_free(payer: &dyn Payer, volume: &Path) -> u32 {
     let mut full = 0;
-    for round in 0..12 {
+    for round in 0..6 {
         let mut held = Vec::new();
         for length in [PAGE, 9 * MIB, 40 * PAGE, 5 * MIB + PAGE, REGION]
             .into_iter()

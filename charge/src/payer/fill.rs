@@ -92,7 +92,7 @@ impl<'a> Fill<'a> {
         let approach = room.approach(end - begin);
         for region in regions(begin, end) {
             self.pages(file, region, region + PAGE)?;
-            if approach.close {
+            if approach.near {
                 // So that the collapse has nothing left to allocate but the region itself.
                 for leaf in 1..REGION / LEAF {
                     let page = region + leaf * LEAF;

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::process;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use super::probe::{Probe, Verdict};
@@ -41,7 +41,7 @@ const MACHINE_PLENTY: u64 = 1 << 30;
 pub(super) struct Room {
     process: u32,
     seen: Mutex<Option<Seen>>,
-    probe: Mutex<Option<Probe>>,
+    probe: RwLock<Option<Probe>>,
     /// Bytes vouched for and perhaps not allocated yet, by all threads.
     pledged: AtomicU64,
 }
@@ -51,8 +51,7 @@ pub(super) struct Room {
 pub(super) struct Pledge<'a> {
     room: &'a Room,
     pub(super) bytes: u64,
-    /// What a probe has found may be taken by the next one: no other thread probes while this is used.
-    probed: Option<MutexGuard<'a, Option<Probe>>>,
+    _turn: Turn<'a>,
 }
 
 impl Drop for Pledge<'_> {
@@ -61,12 +60,26 @@ impl Drop for Pledge<'_> {
     }
 }
 
+/// Far from every limit threads work side by side: each counts what the others were promised. Close to one, a thread
+/// works alone: its probes take what another would rely on.
+#[derive(Debug)]
+enum Turn<'a> {
+    Shared {
+        _guard: Option<RwLockReadGuard<'a, Option<Probe>>>,
+    },
+    Alone {
+        _guard: Option<RwLockWriteGuard<'a, Option<Probe>>>,
+    },
+    /// Only announced.
+    None,
+}
+
 /// Regions about to be charged, which the kernel refuses if they do not fit.
 #[derive(Debug)]
 pub(super) struct Approach<'a> {
     _pledge: Pledge<'a>,
-    /// Some limit may be hit: it is unseen, or too near.
-    pub(super) close: bool,
+    /// Some limit may be hit: it is unseen, or not far.
+    pub(super) near: bool,
 }
 
 /// The tightest limit at some moment.
@@ -83,7 +96,7 @@ impl Room {
         Self {
             process: process::id(),
             seen: Mutex::new(None),
-            probe: Mutex::new(None),
+            probe: RwLock::new(None),
             pledged: AtomicU64::new(0),
         }
     }
@@ -105,35 +118,51 @@ impl Room {
 
     /// Vouches for at most `wanted` bytes, at least one page of them.
     pub(super) fn pledge(&self, wanted: u64) -> Result<Pledge<'_>, Full> {
-        let (mut pledge, pledged) = self.reckon(wanted.min(STEP));
-        let (tightest, hidden) = self.look(|seen| (seen.strict(pledged), seen.hidden));
-        let fits = tightest.free >= pledged;
-        if fits && !hidden {
+        let shared = Turn::Shared {
+            _guard: self.shared(),
+        };
+        let (pledge, pledged) = self.reckon(wanted.min(STEP), shared);
+        if self.is_far(pledged) {
             return Ok(pledge);
         }
-        let surplus = pledge.bytes.saturating_sub(PROBED_STEP);
-        self.pledged.fetch_sub(surplus, Ordering::AcqRel);
-        pledge.bytes -= surplus;
-        pledge.probed = self.slot();
-        let verdict = on_probe(pledge.probed.as_deref_mut(), |probe| {
-            probe.map_or(Verdict::Unknown, Probe::run)
-        });
-        match verdict {
-            Verdict::Room => Ok(pledge),
-            // Without huge pages nothing can look beyond the cgroups that are visible.
-            Verdict::Unknown if fits => Ok(pledge),
-            Verdict::Full | Verdict::Unknown => Err(full(wanted, tightest)),
+        drop(pledge);
+        let mut guard = self.alone();
+        let bytes = wanted.min(PROBED_STEP);
+        let (hidden, strict, reachable) =
+            self.look(|seen| (seen.hidden, seen.strict(bytes), seen.with_reclaim(bytes)));
+        let fits = strict.free >= bytes;
+        if reachable.free < bytes {
+            return Err(full(wanted, reachable));
         }
+        let verdict = if fits && !hidden {
+            Verdict::Room
+        } else {
+            on_probe(guard.as_deref_mut(), |probe| {
+                probe.map_or(Verdict::Unknown, Probe::run)
+            })
+        };
+        match verdict {
+            Verdict::Full => return Err(full(wanted, strict)),
+            // Without huge pages nothing can look beyond the cgroups that are visible.
+            Verdict::Unknown if !fits => return Err(full(wanted, strict)),
+            Verdict::Room | Verdict::Unknown => {}
+        }
+        Ok(self.reckon(bytes, Turn::Alone { _guard: guard }).0)
     }
 
-    fn reckon(&self, bytes: u64) -> (Pledge<'_>, u64) {
+    fn reckon<'a>(&'a self, bytes: u64, turn: Turn<'a>) -> (Pledge<'a>, u64) {
         let pledged = self.pledged.fetch_add(bytes, Ordering::AcqRel) + bytes;
         let pledge = Pledge {
             room: self,
             bytes,
-            probed: None,
+            _turn: turn,
         };
         (pledge, pledged)
+    }
+
+    /// Whether every limit is seen, and leaves room for all that was promised.
+    fn is_far(&self, pledged: u64) -> bool {
+        self.look(|seen| !seen.hidden && seen.strict(pledged).free >= pledged)
     }
 
     /// The room that is left now, for an error message.
@@ -143,24 +172,26 @@ impl Room {
 
     /// Announces `bytes` of whole regions to the other threads.
     pub(super) fn approach(&self, bytes: u64) -> Approach<'_> {
-        let (pledge, pledged) = self.reckon(bytes);
+        let (pledge, pledged) = self.reckon(bytes, Turn::None);
         Approach {
-            close: self.look(|seen| seen.hidden || seen.strict(pledged).free < pledged),
+            near: !self.is_far(pledged.saturating_add(PLENTY)),
             _pledge: pledge,
         }
     }
 
-    /// Does `work` that charges whole regions. Close to a limit, 2 MiB are held meanwhile, so that nobody is left without a
-    /// byte when it is hit. The caller has no pledge at the moment.
+    /// Does `work` that charges the whole regions that were announced. Close to a limit, 2 MiB are held meanwhile, so that
+    /// nobody is left without a byte when it is hit. The caller has no pledge at the moment.
     pub(super) fn with_ballast<T>(
         &self,
-        approach: &Approach<'_>,
+        _announced: &Approach<'_>,
         work: impl FnOnce() -> T,
     ) -> Result<T, NoBallast> {
-        if !approach.close {
+        let shared = self.shared();
+        if self.is_far(self.pledged.load(Ordering::Acquire)) {
             return Ok(work());
         }
-        on_probe(self.slot().as_deref_mut(), |probe| {
+        drop(shared);
+        on_probe(self.alone().as_deref_mut(), |probe| {
             let Some(probe) = probe else {
                 return Ok(work());
             };
@@ -182,9 +213,13 @@ impl Room {
         })
     }
 
-    /// A lock that another thread held while this process was forked is never waited for: then we look anew.
-    fn look<T>(&self, mut ask: impl FnMut(&mut Seen) -> T) -> T {
-        let Ok(mut slot) = self.seen.try_lock() else {
+    fn look<T>(&self, ask: impl FnOnce(&mut Seen) -> T) -> T {
+        let slot = if self.may_wait() {
+            Some(self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+        } else {
+            self.seen.try_lock().ok()
+        };
+        let Some(mut slot) = slot else {
             return ask(&mut Seen::now());
         };
         let seen = match slot.take() {
@@ -194,12 +229,23 @@ impl Room {
         ask(slot.insert(seen))
     }
 
-    /// The right to probe. A forked child may find it taken for ever by a thread that it does not have.
-    fn slot(&self) -> Option<MutexGuard<'_, Option<Probe>>> {
-        if process::id() == self.process {
-            return Some(self.probe.lock().unwrap_or_else(PoisonError::into_inner));
+    fn shared(&self) -> Option<RwLockReadGuard<'_, Option<Probe>>> {
+        if self.may_wait() {
+            return Some(self.probe.read().unwrap_or_else(PoisonError::into_inner));
         }
-        self.probe.try_lock().ok()
+        self.probe.try_read().ok()
+    }
+
+    fn alone(&self) -> Option<RwLockWriteGuard<'_, Option<Probe>>> {
+        if self.may_wait() {
+            return Some(self.probe.write().unwrap_or_else(PoisonError::into_inner));
+        }
+        self.probe.try_write().ok()
+    }
+
+    /// A forked child may find a lock taken for ever by a thread that it does not have, so it never waits for one.
+    fn may_wait(&self) -> bool {
+        process::id() == self.process
     }
 }
 
