@@ -67,7 +67,7 @@ lint-house: $(BIN)/.ready
 	python3 .ci/tree.py
 	python3 .ci/layers.py
 	python3 .ci/links.py
-	for script in .ci/run .ci/apt .ci/pythons .ci/wheel-test; do bash -n "$$script"; done
+	for script in .ci/run .ci/apt .ci/pythons .ci/wheel-test tests/sanity/run; do bash -n "$$script"; done
 	$(BIN)/typos
 
 # Alone and together, because a crate that only builds with its neighbours' features is broken.
@@ -94,7 +94,7 @@ fmt: $(BIN)/.ready ## Formats Rust and Python
 	$(BIN)/ruff format $(PYTHON_SOURCES)
 
 .PHONY: test
-test: lint test-rust test-python test-wheel test-bench ## Runs every check and every test that fits in half an hour
+test: lint test-rust test-python test-wheel test-bench sanity ## Runs every check and every test that fits in half an hour
 	@echo "make test: everything passed"
 
 .PHONY: test-rust
@@ -117,12 +117,31 @@ test-wheel: wheel ## Installs the wheel into fresh environments and runs the REA
 test-bench: wheel ## Runs the benchmark's smoke test: tiny sizes, this store and plain files only
 	bench/run --quick --only ours,files --workload small,clients8,large,create,build,fresh,frame,nested,list,strings
 
+SANITY := .cache/bin/csi-sanity
+
+$(SANITY): tests/sanity/go.mod tests/sanity/go.sum
+	cd tests/sanity && CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o ../../$@ \
+		github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity
+	touch $@
+
+ifeq ($(shell command -v go),)
+.PHONY: sanity
+sanity:
+	@echo "sanity: skipped, csi-sanity is built with Go 1.25 or newer"
+else
+.PHONY: sanity
+sanity: $(SANITY) ## Runs csi-sanity against the standalone driver, as often as ROUNDS says (needs Go and root)
+	cargo build --locked --profile test -p vineyard-csi
+	tests/sanity/run target/debug/vineyard-csi $(SANITY) $(or $(ROUNDS),1)
+endif
+
 # With checks of overflow and assertions: what is sought are faults, not figures.
 .PHONY: soak
 soak: ## Runs the long property and fault tests (half an hour or so)
 	VINEYARD_SEQUENCES=1500 cargo test --locked -p vineyard-tests --test model -- --nocapture
 	VINEYARD_STEPS=20000 cargo test --locked -p vineyard-tests --test concurrent -- --nocapture
 	VINEYARD_CASES=50000 cargo test --locked -p vineyard-tests --test hostile_formats -- --nocapture
+	VINEYARD_SCHEDULES=1000 cargo test --locked -p vineyard-csi --test replay -- --nocapture
 	for round in 1 2 3; do \
 		cargo test --locked -p vineyard-tests --test crash --test ledger --test handover --test cross_uid --test hostile_tree; \
 	done

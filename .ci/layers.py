@@ -10,6 +10,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vineyard-charge": {"vineyard-proto"},
     "vineyard-store": {"vineyard-charge", "vineyard-proto"},
     "vineyard-sidecar": {"vineyard-charge", "vineyard-proto"},
+    "vineyard-csi": {"vineyard-store", "vineyard-charge", "vineyard-proto"},
     "vineyard": {"vineyard-store", "vineyard-charge"},
     "vineyard-python": {"vineyard-store", "vineyard-charge"},
 }
@@ -17,7 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 TESTS = {"vineyard-tests"}
 
 # What must not be linked into a crate, however deep. cgroups-rs comes with the feature `control`.
-RUNTIMES = {"tokio", "tonic", "kube", "hyper", "async-std", "cgroups-rs", "zbus"}
+RUNTIMES = {"tokio", "tonic", "tonic-prost", "kube", "hyper", "async-std", "cgroups-rs", "zbus"}
 NEVER_LINKED: dict[str, set[str]] = {
     "vineyard-proto": RUNTIMES,
     "vineyard-charge": RUNTIMES,

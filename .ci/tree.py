@@ -15,6 +15,8 @@ FORBIDDEN = {"util", "utils", "helper", "helpers", "manager", "common", "misc"} 
 }  # fmt: skip
 # `data/` holds the data sets of a project by that project's own convention (Kedro).
 FORBIDDEN_ANYWHERE = FORBIDDEN - {"data"}
+# Definitions of standards, replaced as a whole and never edited.
+VERBATIM = {Path("proto/proto/csi/v1/csi.proto"), Path("proto/proto/pluginregistration/v1/api.proto")}
 FORBIDDEN_TYPE = re.compile(
     r"^\s*(?:pub(?:\([a-z]+\))? )?(?:struct|enum|trait|class) "
     r"(\w*(?:Util|Helper|Manager|Misc|Handler)s?)\b",
@@ -41,7 +43,7 @@ def violations(paths: list[Path]) -> list[str]:
         found += [
             f"{path}: folder {part} says nothing" for part in path.parts[:-1] if part.lower() in FORBIDDEN_ANYWHERE
         ]
-        if path.suffix not in SOURCES:
+        if path.suffix not in SOURCES or path in VERBATIM:
             continue
         text = path.read_text(encoding="utf-8")
         sizes[path] = text.count("\n")

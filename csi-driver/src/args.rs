@@ -1,0 +1,404 @@
+//! The command line and the environment: read here and nowhere else, turned into concrete types once.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args as Flags, Parser, Subcommand, ValueEnum};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tonic::service::Routes;
+use tracing_subscriber::EnvFilter;
+use vineyard_proto::csi::controller_server::ControllerServer;
+use vineyard_proto::csi::identity_server::IdentityServer;
+use vineyard_proto::csi::node_server::NodeServer;
+
+use crate::bytes::Bytes;
+use crate::controller::{self, Controller, NodeBudget};
+use crate::edge::Edge;
+use crate::identity::Identity;
+use crate::keyed_lock::KeyedLock;
+use crate::metrics::Metrics;
+use crate::mount::{LinuxMounter, Unmounter, unmount_here};
+use crate::node::{self, Node};
+use crate::validation::Targets;
+use crate::volume::{Catalog, FileCatalog, NodeId, label_value};
+use crate::{http, server};
+
+/// Name of the subcommand that unmounts one path.
+const UNMOUNT: &str = "unmount";
+
+/// CSI driver for memory volumes.
+///
+/// The environment variable RUST_LOG selects what is logged (default: info).
+#[derive(Debug, Parser)]
+#[command(name = "vineyard-csi", version)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// The Controller service, with the records in a directory that the nodes share.
+    Controller {
+        #[command(flatten)]
+        shared: Shared,
+        #[command(flatten)]
+        controller: ControllerFlags,
+        /// A node, its budget and its pool, e.g. node-1=4GiB,default. Repeat it.
+        #[arg(
+            long = "node",
+            env = "VINEYARD_NODES",
+            value_name = "NAME=BYTES[,POOL]",
+            required = true,
+            value_delimiter = ';'
+        )]
+        nodes: Vec<NodeBudget>,
+    },
+    /// The Node service, with the records in a directory that it shares with the controller.
+    Node {
+        #[command(flatten)]
+        shared: Shared,
+        #[command(flatten)]
+        node: NodeFlags,
+    },
+    /// Controller and node in one process and on one socket, without Kubernetes.
+    Standalone {
+        #[command(flatten)]
+        shared: Shared,
+        #[command(flatten)]
+        controller: ControllerFlags,
+        #[command(flatten)]
+        node: NodeFlags,
+    },
+    /// Takes one mount off a path. The driver runs this as a child, because it may hang.
+    #[command(name = UNMOUNT, hide = true)]
+    Unmount {
+        /// Process that wants it; without it nothing is done.
+        #[arg(long)]
+        parent: u32,
+        /// The mount point.
+        path: PathBuf,
+    },
+}
+
+#[derive(Debug, Flags)]
+struct Shared {
+    /// Unix socket to serve, at most 107 bytes; `unix://` in front is fine. A stale socket is replaced.
+    #[arg(long, env = "CSI_ENDPOINT", value_name = "PATH", value_parser = endpoint)]
+    endpoint: PathBuf,
+
+    /// Directory of the records. One process, or several on one machine.
+    #[arg(long, env = "VINEYARD_CATALOG", value_name = "PATH")]
+    catalog: PathBuf,
+
+    /// Address that serves /healthz, /readyz and /metrics, e.g. 127.0.0.1:9808. None: not served.
+    #[arg(long, env = "VINEYARD_HTTP", value_name = "ADDRESS:PORT")]
+    http: Option<SocketAddr>,
+
+    /// Format of the log on standard error.
+    #[arg(
+        long,
+        env = "VINEYARD_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "text"
+    )]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Flags)]
+struct ControllerFlags {
+    /// Capacity of a volume whose claim names none.
+    #[arg(long, env = "VINEYARD_DEFAULT_CAPACITY", value_name = "BYTES", default_value = "1GiB", value_parser = pages)]
+    default_capacity: Bytes,
+
+    /// Seconds that DeleteVolume waits for nodes to drop the memory, before its caller is told to come again.
+    #[arg(
+        long,
+        env = "VINEYARD_DROP_PATIENCE",
+        value_name = "SECONDS",
+        default_value_t = 8
+    )]
+    drop_patience: u64,
+}
+
+#[derive(Debug, Flags)]
+struct NodeFlags {
+    /// Name of this node, as Kubernetes has it.
+    #[arg(long, env = "VINEYARD_NODE", value_name = "NAME", value_parser = NodeId::parse)]
+    node_id: NodeId,
+
+    /// Pool that this node belongs to.
+    #[arg(long, env = "VINEYARD_POOL", value_name = "NAME", default_value = "default", value_parser = pool)]
+    pool: String,
+
+    /// Memory that this node offers to volumes, e.g. 4GiB.
+    #[arg(long, env = "VINEYARD_BUDGET", value_name = "BYTES")]
+    budget: Bytes,
+
+    /// Directory of the volumes' own mounts. Made private to root.
+    #[arg(
+        long,
+        env = "VINEYARD_LAYERS",
+        value_name = "PATH",
+        default_value = "/var/lib/vineyard/layers"
+    )]
+    layers: PathBuf,
+
+    /// Directory that staging and target paths must be in. Repeat it.
+    #[arg(
+        long = "kubelet-dir",
+        env = "VINEYARD_KUBELET_DIRS",
+        value_name = "PATH",
+        value_delimiter = ':',
+        default_value = "/var/lib/kubelet"
+    )]
+    kubelet_dirs: Vec<PathBuf>,
+
+    /// Kubelet's directory of plugins, normally /var/lib/kubelet/plugins_registry. None: the plugin does not register.
+    #[arg(long, env = "VINEYARD_REGISTRY", value_name = "PATH")]
+    registry: Option<PathBuf>,
+
+    /// Seconds that an unmount may take, before its caller is told to come again.
+    #[arg(
+        long,
+        env = "VINEYARD_UNMOUNT_PATIENCE",
+        value_name = "SECONDS",
+        default_value_t = 60
+    )]
+    unmount_patience: u64,
+
+    /// File with the identity of this boot. Tests put another one here to reboot.
+    #[arg(
+        long,
+        hide = true,
+        value_name = "PATH",
+        default_value = "/proc/sys/kernel/random/boot_id"
+    )]
+    boot_id_file: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+impl Args {
+    /// Runs the driver until it is told to stop.
+    pub(crate) fn run(self) -> ExitCode {
+        let result = match self.role {
+            Role::Unmount { parent, path } => {
+                unmount_here(parent, &path).map_err(anyhow::Error::from)
+            }
+            Role::Controller {
+                shared,
+                controller,
+                nodes,
+            } => serve(shared, |parts| Ok(parts.with_controller(controller, nodes))),
+            Role::Node { shared, node } => serve(shared, |parts| parts.with_node(node)),
+            Role::Standalone {
+                shared,
+                controller,
+                node,
+            } => serve(shared, |parts| {
+                let budget = NodeBudget {
+                    node: node.node_id.clone(),
+                    pool: node.pool.clone(),
+                    budget: node.budget,
+                };
+                parts
+                    .with_controller(controller, vec![budget])
+                    .with_node(node)
+            }),
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            // Not the log: the parent of `unmount` reads it, and a person who mistyped a flag.
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+}
+
+/// What one process serves.
+struct Parts {
+    catalog: Arc<dyn Catalog>,
+    edge: Edge,
+    routes: Routes,
+    node: Option<Arc<Node>>,
+    registry: Option<PathBuf>,
+}
+
+impl Parts {
+    fn with_controller(mut self, flags: ControllerFlags, nodes: Vec<NodeBudget>) -> Self {
+        let ControllerFlags {
+            default_capacity,
+            drop_patience,
+        } = flags;
+        let controller = Arc::new(Controller {
+            catalog: Arc::clone(&self.catalog),
+            nodes,
+            default_capacity,
+            drop_patience: Duration::from_secs(drop_patience),
+            locks: KeyedLock::default(),
+            booking: tokio::sync::Mutex::default(),
+        });
+        let service = controller::Service {
+            edge: self.edge.clone(),
+            controller,
+        };
+        self.routes = self.routes.add_service(ControllerServer::new(service));
+        self
+    }
+
+    fn with_node(mut self, flags: NodeFlags) -> anyhow::Result<Self> {
+        let NodeFlags {
+            node_id,
+            pool,
+            budget,
+            layers,
+            kubelet_dirs,
+            registry,
+            unmount_patience,
+            boot_id_file,
+        } = flags;
+        private_directory(&layers)?;
+        // As the kernel's table shows it.
+        let layers = layers
+            .canonicalize()
+            .with_context(|| layers.display().to_string())?;
+        let boot_id = fs::read_to_string(&boot_id_file)
+            .with_context(|| format!("boot id in {}", boot_id_file.display()))?;
+        let unmounter = Unmounter {
+            program: std::env::current_exe().context("path of this program")?,
+            arguments: vec![
+                UNMOUNT.into(),
+                format!("--parent={}", std::process::id()).into(),
+            ],
+            patience: Duration::from_secs(unmount_patience),
+        };
+        let node = Arc::new(Node {
+            id: node_id,
+            pool,
+            boot_id: boot_id.trim().to_owned(),
+            budget,
+            layers,
+            targets: Targets::new(&kubelet_dirs),
+            catalog: Arc::clone(&self.catalog),
+            mounter: Arc::new(LinuxMounter::new(unmounter)),
+            locks: KeyedLock::default(),
+        });
+        let service = node::Service {
+            edge: self.edge.clone(),
+            node: Arc::clone(&node),
+        };
+        self.routes = self.routes.add_service(NodeServer::new(service));
+        self.node = Some(node);
+        self.registry = registry;
+        Ok(self)
+    }
+}
+
+fn serve(shared: Shared, build: impl FnOnce(Parts) -> anyhow::Result<Parts>) -> anyhow::Result<()> {
+    let Shared {
+        endpoint,
+        catalog,
+        http: http_address,
+        log_format,
+    } = shared;
+    start_log(log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("runtime")?;
+    let ended = runtime.block_on(async {
+        let metrics = Metrics::new();
+        let edge = Edge::new(metrics.clone());
+        let (ready, is_ready) = watch::channel(false);
+        let catalog = Arc::new(FileCatalog::open(&catalog)?);
+        let identity = Identity::new(edge.clone(), is_ready.clone());
+        let routes = Routes::new(IdentityServer::new(identity));
+        let parts = build(Parts {
+            catalog,
+            edge,
+            routes,
+            node: None,
+            registry: None,
+        })?;
+        if let Some(address) = http_address {
+            let listener = TcpListener::bind(address).await;
+            let listener = listener.with_context(|| format!("listen on {address}"))?;
+            tokio::spawn(http::serve(listener, metrics, is_ready));
+        }
+        if let Some(node) = parts.node {
+            node.reconcile()
+                .await
+                .context("compare records and mounts")?;
+            tokio::spawn(node.sweep());
+        }
+        ready.send_replace(true);
+        server::run(parts.routes, endpoint, parts.registry).await
+    });
+    // An unmount that hangs must not hold the process.
+    runtime.shutdown_background();
+    ended
+}
+
+fn private_directory(path: &Path) -> anyhow::Result<()> {
+    let parent = path.parent().context("the layers cannot be in the root")?;
+    fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+        other => other.with_context(|| path.display().to_string())?,
+    }
+    Ok(())
+}
+
+fn endpoint(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(
+        text.strip_prefix("unix://")
+            .or(text.strip_prefix("unix:"))
+            .unwrap_or(text),
+    );
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        Err("not an absolute path".into())
+    }
+}
+
+fn pool(text: &str) -> Result<String, String> {
+    label_value(text).map(str::to_owned)
+}
+
+fn pages(text: &str) -> Result<Bytes, String> {
+    let bytes: Bytes = text.parse()?;
+    if bytes.0 == 0 || !bytes.0.is_multiple_of(crate::volume::PAGE) {
+        return Err("not a positive multiple of 4KiB".into());
+    }
+    Ok(bytes)
+}
+
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match format {
+        LogFormat::Text => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().flatten_event(true).init(),
+    }
+}

@@ -1,0 +1,159 @@
+//! CreateVolume: books capacity and writes the record. No memory exists before the first stage.
+
+use std::collections::HashMap;
+
+use vineyard_proto::csi::{
+    self, CreateVolumeRequest, CreateVolumeResponse, Topology, TopologyRequirement,
+};
+
+use super::budget::candidates;
+use super::{Controller, Error};
+use crate::bytes::Bytes;
+use crate::identity::POOL_KEY;
+use crate::validation;
+use crate::volume::{AccessMode, CapacityRange, Parameters, Phase, Volume, VolumeId, catalog};
+
+/// A request that makes sense.
+struct Wish {
+    id: VolumeId,
+    name: String,
+    range: CapacityRange,
+    parameters: Parameters,
+    access_modes: Vec<AccessMode>,
+    topology: TopologyRequirement,
+}
+
+impl Wish {
+    fn parse(request: CreateVolumeRequest) -> Result<Self, Error> {
+        let name = validation::name(&request.name)?.to_owned();
+        let capabilities = validation::capabilities(&request.volume_capabilities)?;
+        validation::map("parameters", &request.parameters)?;
+        validation::map("mutable_parameters", &request.mutable_parameters)?;
+        let parameters = Parameters::parse(&request.parameters, &request.mutable_parameters)?;
+        let range = request.capacity_range.unwrap_or_default();
+        let range = CapacityRange::parse(range.required_bytes, range.limit_bytes)?;
+        if request.volume_content_source.is_some() {
+            return Err(Error::Source);
+        }
+        let mut access_modes: Vec<_> = capabilities.iter().map(|each| each.access_mode).collect();
+        access_modes.sort();
+        access_modes.dedup();
+        Ok(Self {
+            id: VolumeId::of_name(&name),
+            name,
+            range,
+            parameters,
+            access_modes,
+            topology: request.accessibility_requirements.unwrap_or_default(),
+        })
+    }
+
+    /// What of an existing volume is not what is wished for.
+    fn differs_from(&self, volume: &Volume, controller: &Controller) -> Option<&'static str> {
+        let requisite = &self.topology.requisite;
+        let in_pool = |term: &Topology| {
+            let nodes = controller
+                .nodes
+                .iter()
+                .filter(|node| node.pool == volume.pool);
+            nodes.into_iter().any(|node| node.is_in(&term.segments))
+        };
+        if volume.name != self.name {
+            return Some("name (their ids collide)");
+        }
+        if !self.range.contains(volume.capacity) {
+            return Some("capacity");
+        }
+        if self.parameters != volume.parameters {
+            return Some("parameters");
+        }
+        if !self
+            .access_modes
+            .iter()
+            .all(|mode| volume.access_modes.contains(mode))
+        {
+            return Some("volume_capabilities");
+        }
+        if !requisite.is_empty() && !requisite.iter().any(in_pool) {
+            return Some("accessibility_requirements");
+        }
+        None
+    }
+}
+
+impl Controller {
+    pub(super) async fn create(
+        &self,
+        request: CreateVolumeRequest,
+    ) -> Result<CreateVolumeResponse, Error> {
+        let wish = Wish::parse(request)?;
+        let _guard = self.lock(&wish.id)?;
+        let volume = match self.catalog.get(&wish.id).await {
+            Ok(stored) => {
+                let id = wish.id.clone();
+                if let Some(what) = wish.differs_from(&stored.volume, self) {
+                    return Err(Error::Incompatible { id, what });
+                }
+                if stored.volume.phase == Phase::Deleting {
+                    return Err(Error::Busy(id));
+                }
+                stored.volume
+            }
+            Err(catalog::Error::NotFound(_)) => self.book(wish).await?,
+            Err(error) => return Err(error.into()),
+        };
+        Ok(CreateVolumeResponse {
+            volume: Some(described(&volume)),
+        })
+    }
+
+    async fn book(&self, wish: Wish) -> Result<Volume, Error> {
+        let capacity = wish.range.choose(self.default_capacity)?;
+        let _booking = self.booking.lock().await;
+        let all = self.catalog.list().await?;
+        let TopologyRequirement {
+            requisite,
+            preferred,
+        } = &wish.topology;
+        let order = candidates(&self.nodes, &all, preferred, requisite);
+        let Some(node) = order.iter().find(|node| node.free(&all) >= capacity) else {
+            let free = order.iter().map(|node| node.free(&all)).max();
+            let free = free.unwrap_or(Bytes(0));
+            return Err(Error::NoRoom {
+                capacity,
+                nodes: order.len(),
+                free,
+            });
+        };
+        let volume = Volume {
+            id: wish.id,
+            name: wish.name,
+            phase: Phase::Booked,
+            capacity,
+            parameters: wish.parameters,
+            access_modes: wish.access_modes,
+            pool: node.pool.clone(),
+            booked: node.node.clone(),
+            home: None,
+            epoch: 0,
+            generation: 1,
+            layers: Default::default(),
+            stagings: Vec::new(),
+            publications: Vec::new(),
+        };
+        Ok(self.catalog.create(volume).await?.volume)
+    }
+}
+
+/// A volume on the wire. Where it is accessible is its pool: never one node, which would pin its pods there.
+pub(super) fn described(volume: &Volume) -> csi::Volume {
+    let segments = HashMap::from([(POOL_KEY.to_owned(), volume.pool.clone())]);
+    csi::Volume {
+        capacity_bytes: volume.capacity.wire(),
+        volume_id: volume.id.as_str().to_owned(),
+        // Never changes for a volume, hence nothing that could.
+        volume_context: HashMap::new(),
+        content_source: None,
+        accessible_topology: vec![Topology { segments }],
+    }
+}

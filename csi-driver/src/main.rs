@@ -1,0 +1,21 @@
+//! The CSI driver: memory volumes that kubelet provisions and mounts. `docs/design/csi.md` says how; `args` puts it together.
+
+mod args;
+mod bytes;
+mod controller;
+mod edge;
+mod http;
+mod identity;
+mod keyed_lock;
+mod metrics;
+mod mount;
+mod node;
+mod registration;
+mod server;
+mod socket;
+mod validation;
+mod volume;
+
+fn main() -> std::process::ExitCode {
+    <args::Args as clap::Parser>::parse().run()
+}

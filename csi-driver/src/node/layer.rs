@@ -1,0 +1,217 @@
+//! The memory of a volume on this node: a tmpfs under a directory of our own, made once, never silently again.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::{Error, Node, mount_of};
+use crate::bytes::Bytes;
+use crate::mount::{self, Mounter, Tmpfs};
+use crate::volume::{Layer, PAGE, Phase, Presence, Volume, VolumeId, catalog};
+
+/// Looks at a volume that others change meanwhile, before kubelet is told to come again.
+const LOOKS: usize = 8;
+
+/// Inodes that every volume has beyond two for each page: the tree's own directories and links.
+const SPARE_INODES: u64 = 1024;
+
+/// `nr_inodes` of a volume: an object is at least a page, and a name is another inode.
+fn inodes(volume: &Volume) -> u64 {
+    let fitting = volume.capacity.0 / PAGE * 2 + SPARE_INODES;
+    volume.parameters.inodes.unwrap_or(fitting)
+}
+
+impl Node {
+    /// Where the tmpfs of a volume is mounted.
+    pub(super) fn layer_path(&self, id: &VolumeId) -> PathBuf {
+        self.layers.join(id.as_str())
+    }
+
+    /// What this node must do to have the volume.
+    pub(super) async fn presence(&self, volume: &Volume) -> Result<Presence, Error> {
+        let path = self.layer_path(&volume.id);
+        let mounted = self
+            .blocking(move |mounter| mount::at(mounter, &path))
+            .await?;
+        Ok(volume.presence(&self.id, &self.boot_id, |epoch| {
+            mounted.is_some_and(|it| it.source == *source(&volume.id, epoch))
+        }))
+    }
+
+    /// Makes the volume present here, with its whole capacity. Its memory is made at most once in an epoch.
+    pub(super) async fn ensure_present(
+        &self,
+        id: &VolumeId,
+        context: Option<&str>,
+    ) -> Result<(), Error> {
+        for _ in 0..LOOKS {
+            let volume = self.catalog.get(id).await?.volume;
+            match self.presence(&volume).await? {
+                Presence::Here { .. } => {
+                    let layer = volume.layers.get(&self.id);
+                    if layer.is_some_and(|layer| layer.context.as_deref() != context) {
+                        let path = self.layer_path(id);
+                        return Err(Error::Incompatible {
+                            id: id.clone(),
+                            path,
+                        });
+                    }
+                    return self.fit(&volume).await;
+                }
+                Presence::Make { epoch } => self.make(&volume, epoch, context).await?,
+                Presence::Gone { reason } => self.lose(id, &reason).await?,
+                other => return Err(absence(id, other)),
+            }
+        }
+        Err(catalog::Error::Conflict(id.clone()).into())
+    }
+
+    /// Requires that the volume is present here already.
+    pub(super) async fn require_present(&self, volume: &Volume) -> Result<(), Error> {
+        match self.presence(volume).await? {
+            Presence::Here { .. } => Ok(()),
+            Presence::Gone { reason } => {
+                self.lose(&volume.id, &reason).await?;
+                Err(Error::Lost {
+                    id: volume.id.clone(),
+                    reason,
+                })
+            }
+            other => Err(absence(&volume.id, other)),
+        }
+    }
+
+    /// Gives the tmpfs the capacity that is booked, when it has another one.
+    pub(super) async fn fit(&self, volume: &Volume) -> Result<(), Error> {
+        let (path, size, inodes) = (self.layer_path(&volume.id), volume.capacity, inodes(volume));
+        let fit = move |mounter: &dyn Mounter| {
+            let usage = mounter.usage(&path)?;
+            // Never smaller: what is written stays.
+            if usage.bytes < size.0 {
+                mounter.resize_tmpfs(&path, size, inodes.max(usage.inodes))?;
+            }
+            Ok(())
+        };
+        self.blocking(fit).await
+    }
+
+    /// Mounts empty memory, then records it. In this order: a record without memory would be a loss, memory without a record is
+    /// what a crash left, and nobody has seen it.
+    async fn make(&self, volume: &Volume, epoch: u64, context: Option<&str>) -> Result<(), Error> {
+        let id = &volume.id;
+        self.require_room(volume).await?;
+        let path = self.layer_path(id);
+        let options = Tmpfs {
+            source: source(id, epoch),
+            size: volume.capacity,
+            inodes: inodes(volume),
+            context: context.map(str::to_owned),
+        };
+        let ours = mount_of(id);
+        self.blocking(move |mounter| {
+            mount::ensure_unmounted(mounter, &ours, &path)?;
+            fs::create_dir_all(&path)
+                .map_err(|error| failed("make the directory", &path, error))?;
+            mounter.mount_tmpfs(&path, &options)
+        })
+        .await?;
+        let layer = Layer {
+            boot_id: self.boot_id.clone(),
+            epoch,
+            context: context.map(str::to_owned),
+        };
+        let settled = catalog::change::<Error>(&*self.catalog, id, |latest| {
+            // Not when somebody else has made it somewhere, deleted it, or expanded it meanwhile.
+            if latest.epoch + 1 != epoch
+                || latest.phase != volume.phase
+                || latest.capacity != volume.capacity
+            {
+                return Err(catalog::Error::Conflict(id.clone()).into());
+            }
+            latest.settle(&self.id, epoch, layer.clone());
+            Ok(())
+        })
+        .await;
+        match settled {
+            Ok(volume) => {
+                tracing::info!(volume.id = %id, epoch, generation = volume.generation, capacity = %volume.capacity, "resident");
+                Ok(())
+            }
+            Err(error) => {
+                self.unmount_layer(id).await?;
+                match error {
+                    // Look again: it may be here, elsewhere or deleted now.
+                    Error::Catalog(catalog::Error::Conflict(_)) => Ok(()),
+                    other => Err(other),
+                }
+            }
+        }
+    }
+
+    async fn require_room(&self, volume: &Volume) -> Result<(), Error> {
+        if volume.booked == self.id {
+            return Ok(());
+        }
+        let all = self.catalog.list().await?;
+        let here = all.iter().filter(|stored| stored.volume.booked == self.id);
+        let booked: u64 = here.map(|stored| stored.volume.capacity.0).sum();
+        let free = Bytes(self.budget.0.saturating_sub(booked));
+        if free < volume.capacity {
+            return Err(Error::NoRoom {
+                id: volume.id.clone(),
+                capacity: volume.capacity,
+                node: self.id.clone(),
+                free,
+            });
+        }
+        Ok(())
+    }
+
+    /// Records that the volume's memory here is gone.
+    pub(super) async fn lose(&self, id: &VolumeId, reason: &str) -> Result<(), Error> {
+        catalog::change::<Error>(&*self.catalog, id, |latest| {
+            let resident =
+                latest.phase == Phase::Resident && latest.home.as_ref() == Some(&self.id);
+            if resident {
+                latest.lose(reason);
+            }
+            Ok(())
+        })
+        .await?;
+        tracing::error!(volume.id = %id, reason, "the content of a volume is lost");
+        Ok(())
+    }
+
+    /// Takes the memory away. Everything in it is gone then.
+    pub(super) async fn unmount_layer(&self, id: &VolumeId) -> Result<(), Error> {
+        let (path, ours) = (self.layer_path(id), mount_of(id));
+        self.blocking(move |mounter| mount::ensure_unmounted(mounter, ours, &path))
+            .await
+    }
+}
+
+/// Name of the tmpfs of an epoch, as the kernel's table shows it.
+fn source(id: &VolumeId, epoch: u64) -> String {
+    format!("vineyard:{id}@{epoch}")
+}
+
+fn absence(id: &VolumeId, presence: Presence) -> Error {
+    let id = id.clone();
+    match presence {
+        Presence::Lost { reason } | Presence::Gone { reason } => Error::Lost { id, reason },
+        Presence::Elsewhere { home, publications } => Error::Elsewhere {
+            id,
+            home,
+            publications,
+        },
+        Presence::Deleting => Error::Unknown(id.as_str().to_owned()),
+        Presence::Make { .. } | Presence::Here { .. } => Error::NotResident(id),
+    }
+}
+
+fn failed(doing: &'static str, path: &std::path::Path, source: std::io::Error) -> mount::Error {
+    mount::Error::System {
+        doing,
+        path: path.to_owned(),
+        source,
+    }
+}

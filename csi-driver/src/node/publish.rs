@@ -1,0 +1,133 @@
+//! NodePublishVolume and NodeUnpublishVolume.
+//!
+//! The publication is recorded before the mount is made and forgotten after it is gone, so a mount without a record does not exist.
+
+use std::path::Path;
+
+use vineyard_proto::csi::{
+    NodePublishVolumeRequest, NodePublishVolumeResponse, NodeUnpublishVolumeRequest,
+    NodeUnpublishVolumeResponse,
+};
+
+use super::stage::{allowed, claim, flags, refusal};
+use super::{Error, Node, known, mount_of};
+use crate::mount::{self, Mount};
+use crate::validation;
+use crate::volume::{Publication, VolumeId, catalog};
+
+/// What kubelet adds to the volume context when the CSIDriver asks for it (`podInfoOnMount`).
+const POD_UID: &str = "csi.storage.k8s.io/pod.uid";
+
+impl Node {
+    pub(super) async fn publish(
+        &self,
+        request: NodePublishVolumeRequest,
+    ) -> Result<NodePublishVolumeResponse, Error> {
+        validation::volume_id(&request.volume_id)?;
+        let path = self.targets.take("target_path", &request.target_path)?;
+        let capability = validation::capability(request.volume_capability.as_ref())?;
+        validation::map("volume_context", &request.volume_context)?;
+        if request.staging_target_path.is_empty() {
+            return Err(Error::NoStagingPath);
+        }
+        let staged = self
+            .targets
+            .take("staging_target_path", &request.staging_target_path)?;
+        let id = known(&request.volume_id)?;
+        let _guard = self.lock(&id)?;
+        let volume = self.catalog.get(&id).await?.volume;
+        allowed(&volume, &capability)?;
+        let not_staged = || Error::NotStaged {
+            id: id.clone(),
+            path: staged.clone(),
+        };
+        let staging = volume.staging(&self.id, &staged);
+        let staging = staging.filter(|staging| staging.boot_id == self.boot_id);
+        // Before the staging: a lost volume is reported as lost, staged or not.
+        self.require_present(&volume).await?;
+        let staging = staging.ok_or_else(not_staged)?.clone();
+        let read_only = request.readonly || staging.claim.read_only;
+        let publication = Publication {
+            node: self.id.clone(),
+            boot_id: self.boot_id.clone(),
+            path: path.clone(),
+            pod_uid: request.volume_context.get(POD_UID).cloned(),
+            claim: claim(&capability, read_only),
+        };
+        let mut is_new = false;
+        catalog::change(&*self.catalog, &id, |volume| {
+            volume.forget_boot(&self.id, &self.boot_id);
+            self.still_resident(volume)?;
+            let before = volume.publications.len();
+            let published = volume.publish(publication.clone());
+            is_new = volume.publications.len() > before;
+            published.map_err(|conflict| refusal(&id, &path, conflict))
+        })
+        .await?;
+        // Somebody may have taken the staging mount away: it is put back, so that kubelet's view is true again.
+        self.show(&id, staged, flags(&staging.claim)).await?;
+        let shown = self
+            .show(&id, path.clone(), flags(&publication.claim))
+            .await;
+        if let Err(error) = shown {
+            if is_new {
+                self.withdraw(&id, &path).await;
+            }
+            return Err(error);
+        }
+        Ok(NodePublishVolumeResponse {})
+    }
+
+    pub(super) async fn unpublish(
+        &self,
+        request: NodeUnpublishVolumeRequest,
+    ) -> Result<NodeUnpublishVolumeResponse, Error> {
+        let id = validation::volume_id(&request.volume_id)?;
+        let path = self.targets.take("target_path", &request.target_path)?;
+        match id {
+            Some(id) => {
+                let _guard = self.lock(&id)?;
+                self.remove(&id, &path).await?;
+            }
+            // A volume that nobody can know is not mounted anywhere; an empty directory may be left.
+            None => {
+                let nothing = |_: &Mount| false;
+                self.blocking(move |mounter| mount::ensure_unmounted(mounter, nothing, &path))
+                    .await?;
+            }
+        }
+        Ok(NodeUnpublishVolumeResponse {})
+    }
+
+    async fn remove(&self, id: &VolumeId, path: &Path) -> Result<(), Error> {
+        let (ours, at) = (mount_of(id), path.to_owned());
+        self.blocking(move |mounter| mount::ensure_unmounted(mounter, ours, &at))
+            .await?;
+        let forgotten = catalog::change::<Error>(&*self.catalog, id, |volume| {
+            volume.unpublish(&self.id, path);
+            Ok(())
+        });
+        match forgotten.await {
+            Ok(_) | Err(Error::Catalog(catalog::Error::NotFound(_))) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes back a publication that could not be mounted. What cannot be undone is left to NodeUnpublishVolume.
+    async fn withdraw(&self, id: &VolumeId, path: &Path) {
+        let at = path.to_owned();
+        let bare = self
+            .blocking(move |mounter| Ok(mount::at(mounter, &at)?.is_none()))
+            .await;
+        if !matches!(bare, Ok(true)) {
+            return;
+        }
+        let withdrawn = catalog::change::<Error>(&*self.catalog, id, |volume| {
+            volume.unpublish(&self.id, path);
+            Ok(())
+        });
+        if let Err(error) = withdrawn.await {
+            tracing::warn!(volume.id = %id, %error, "a publication that failed stays recorded");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What no call asks for: putting records right when the driver starts, and dropping the memory of deleted volumes.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Error, Node};
+use crate::volume::catalog::Revision;
+use crate::volume::{Phase, Presence, Volume, VolumeId, catalog};
+
+/// Between tries of something that failed.
+const PAUSE: Duration = Duration::from_secs(1);
+
+impl Node {
+    /// Makes records and mounts agree after a restart of the driver or of the node. Before any call is served.
+    ///
+    /// # Errors
+    /// When the records or the mounts cannot be read. One volume's trouble is logged and does not stop the others.
+    pub(crate) async fn reconcile(&self) -> Result<(), Error> {
+        let volumes = self.catalog.list().await?;
+        for stored in &volumes {
+            if let Err(error) = self.put_right(&stored.volume).await {
+                tracing::warn!(volume.id = %stored.volume.id, %error, "a volume is not put right");
+            }
+        }
+        for id in self.found().await? {
+            let recorded = volumes.iter().find(|stored| stored.volume.id == id);
+            if recorded.is_none_or(|stored| !stored.volume.layers.contains_key(&self.id)) {
+                // A crash came between the mount and its record: nobody has seen this memory.
+                tracing::warn!(volume.id = %id, "memory without a record is dropped");
+                if let Err(error) = self.unmount_layer(&id).await {
+                    tracing::warn!(volume.id = %id, %error, "memory without a record stays");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn put_right(&self, volume: &Volume) -> Result<(), Error> {
+        let id = &volume.id;
+        if let Presence::Gone { reason } = self.presence(volume).await? {
+            self.lose(id, &reason).await?;
+        }
+        let stale = |volume: &Volume| {
+            volume
+                .layers
+                .get(&self.id)
+                .is_some_and(|layer| layer.boot_id != self.boot_id)
+        };
+        catalog::change::<Error>(&*self.catalog, id, |latest| {
+            latest.forget_boot(&self.id, &self.boot_id);
+            if stale(latest) {
+                latest.layers.remove(&self.id);
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The volumes that have a directory among our layers.
+    async fn found(&self) -> Result<Vec<VolumeId>, Error> {
+        let layers = self.layers.clone();
+        let names = tokio::task::spawn_blocking(move || {
+            fs::read_dir(layers)?
+                .map(|entry| Ok(entry?.file_name()))
+                .collect()
+        });
+        let names: std::io::Result<Vec<_>> = names
+            .await
+            .map_err(|panic| Error::Inside(panic.to_string()))?;
+        let names = names.map_err(|error| Error::Inside(format!("list the layers: {error}")))?;
+        Ok(names
+            .iter()
+            .filter_map(|name| VolumeId::parse(name.to_str()?))
+            .collect())
+    }
+
+    /// Drops the memory of deleted volumes as they appear. Never ends.
+    pub(crate) async fn sweep(self: Arc<Self>) {
+        let mut seen = Revision::default();
+        loop {
+            seen = self.catalog.changed(seen).await;
+            if let Err(error) = self.drop_deleted().await {
+                tracing::warn!(%error, "deleted volumes are not dropped yet");
+                tokio::time::sleep(PAUSE).await;
+                seen = Revision::default();
+            }
+        }
+    }
+
+    /// Drops the memory of every volume that is being deleted.
+    pub(super) async fn drop_deleted(&self) -> Result<(), Error> {
+        let mut trouble = Ok(());
+        for stored in self.catalog.list().await? {
+            let volume = stored.volume;
+            if volume.phase != Phase::Deleting || !volume.layers.contains_key(&self.id) {
+                continue;
+            }
+            if let Err(error) = self.drop_layer(&volume.id).await {
+                trouble = Err(error);
+            }
+        }
+        trouble
+    }
+
+    async fn drop_layer(&self, id: &VolumeId) -> Result<(), Error> {
+        let _guard = self.lock(id)?;
+        self.unmount_layer(id).await?;
+        catalog::change::<Error>(&*self.catalog, id, |volume| {
+            volume.layers.remove(&self.id);
+            Ok(())
+        })
+        .await?;
+        tracing::info!(volume.id = %id, "memory of a deleted volume is dropped");
+        Ok(())
+    }
+}

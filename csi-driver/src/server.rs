@@ -1,0 +1,83 @@
+//! Serving: the CSI socket, kubelet's registration socket, and an orderly end.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use vineyard_proto::pluginregistration::registration_server::RegistrationServer;
+
+use crate::registration::Registration;
+use crate::socket;
+
+/// How long calls that are under way may take after the process was told to end.
+const FAREWELL: Duration = Duration::from_secs(20);
+
+/// Serves `services` at `endpoint` until SIGTERM or SIGINT.
+///
+/// With `registry`, kubelet's directory of plugins, the plugin also announces itself there.
+///
+/// # Errors
+/// When a socket cannot be served, or kubelet refuses the plugin.
+pub(crate) async fn run(
+    services: Routes,
+    endpoint: PathBuf,
+    registry: Option<PathBuf>,
+) -> anyhow::Result<()> {
+    let (stop, stopped) = watch::channel(false);
+    let (refused, mut refusals) = mpsc::channel(1);
+    let listener =
+        socket::listen(&endpoint).with_context(|| format!("listen on {}", endpoint.display()))?;
+    tracing::info!(endpoint = %endpoint.display(), "serving");
+    let mut serving = tokio::spawn(
+        Server::builder()
+            .add_routes(services)
+            .serve_with_incoming_shutdown(UnixListenerStream::new(listener), told(stopped.clone())),
+    );
+    if let Some(registry) = registry {
+        let path = registry.join(crate::registration::SOCKET);
+        let listener =
+            socket::listen(&path).with_context(|| format!("listen on {}", path.display()))?;
+        let registration = RegistrationServer::new(Registration {
+            endpoint,
+            refused: refused.clone(),
+        });
+        tokio::spawn(
+            Server::builder()
+                .add_service(registration)
+                .serve_with_incoming_shutdown(UnixListenerStream::new(listener), told(stopped)),
+        );
+    }
+    tokio::select! {
+        ended = &mut serving => return ended.context("serve")?.context("serve"),
+        Some(reason) = refusals.recv() => anyhow::bail!("kubelet refused the registration: {reason}"),
+        told = signalled() => told.context("signals")?,
+    }
+    tracing::info!("told to end");
+    let _ = stop.send(true);
+    // Calls that outlive this are picked up by the next process: every step may be repeated.
+    if tokio::time::timeout(FAREWELL, serving).await.is_err() {
+        tracing::warn!("ended although calls were under way");
+    }
+    Ok(())
+}
+
+async fn told(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone, and with it everything else.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
+async fn signalled() -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}

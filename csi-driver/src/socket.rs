@@ -1,0 +1,70 @@
+//! Listening Unix sockets that only root may use from the moment they exist.
+
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket};
+use nix::sys::stat::{Mode, fchmod};
+use tokio::net::UnixListener;
+
+/// Listens at `path`; a socket that nobody serves any more is replaced.
+///
+/// # Errors
+/// `AddrInUse` when somebody serves there or the file is no socket, else what the kernel says, such as that the path is longer
+/// than 107 bytes.
+pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
+    remove_stale(path)?;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+    // Before it has a name: nobody can connect in between.
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    nix::sys::socket::listen(&socket, Backlog::MAXCONN)?;
+    UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))
+}
+
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let in_use = |why| Err(io::Error::new(ErrorKind::AddrInUse, why));
+    let kind = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        other => other?.file_type(),
+    };
+    if !kind.is_socket() {
+        return in_use("the path exists and is no socket");
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => in_use("another process serves there"),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => fs::remove_file(path),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[tokio::test]
+    async fn a_socket_is_private_and_only_a_dead_one_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("csi.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        let listener = listen(&path).unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(listen(&path).unwrap_err().kind(), ErrorKind::AddrInUse);
+        drop(listener);
+        listen(&path).unwrap();
+        let file = folder.path().join("precious");
+        fs::write(&file, "x").unwrap();
+        assert!(listen(&file).is_err());
+        assert_eq!(fs::read(&file).unwrap(), b"x");
+        assert!(listen(&folder.path().join("x".repeat(108))).is_err());
+    }
+}

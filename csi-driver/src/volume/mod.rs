@@ -1,0 +1,19 @@
+//! What a volume is: its record, the rules of its life, and the catalog that stores it.
+
+mod access;
+mod capacity;
+pub(crate) mod catalog;
+mod file;
+mod id;
+mod life;
+mod parameters;
+mod record;
+
+pub(crate) use access::AccessMode;
+pub(crate) use capacity::{CapacityRange, PAGE, RangeError};
+pub(crate) use catalog::Catalog;
+pub(crate) use file::FileCatalog;
+pub(crate) use id::{NodeId, VolumeId, label_value};
+pub(crate) use life::{Conflict, Presence};
+pub(crate) use parameters::{OnLoss, ParameterError, Parameters};
+pub(crate) use record::{Claim, Layer, Phase, Publication, Staging, Volume};

@@ -1,0 +1,125 @@
+//! The record of a volume: everything that must survive the driver.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{AccessMode, NodeId, Parameters, VolumeId};
+use crate::bytes::Bytes;
+
+/// What is true of a volume. Stored by a [`Catalog`](super::Catalog), changed only by compare-and-swap.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Volume {
+    /// Identity, derived from the name.
+    pub(crate) id: VolumeId,
+    /// CreateVolume's name.
+    pub(crate) name: String,
+    /// Where in its life it is.
+    pub(crate) phase: Phase,
+    /// Capacity that is booked.
+    pub(crate) capacity: Bytes,
+    /// Parameters of its classes.
+    pub(crate) parameters: Parameters,
+    /// Who may use it at the same time; any of these.
+    pub(crate) access_modes: Vec<AccessMode>,
+    /// The pool whose nodes it may live on.
+    pub(crate) pool: String,
+    /// The node whose budget it is booked on: the home once there is one.
+    pub(crate) booked: NodeId,
+    /// The node whose layer is authoritative; none before the first stage.
+    pub(crate) home: Option<NodeId>,
+    /// Counts changes of the home. 0: never had one.
+    pub(crate) epoch: u64,
+    /// Counts how often the content began anew, empty. 1: the first content.
+    pub(crate) generation: u64,
+    /// The memory that holds it, by node.
+    pub(crate) layers: BTreeMap<NodeId, Layer>,
+    /// Where it is staged.
+    pub(crate) stagings: Vec<Staging>,
+    /// Where it is published.
+    pub(crate) publications: Vec<Publication>,
+}
+
+/// Where in its life a volume is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "name", deny_unknown_fields)]
+pub(crate) enum Phase {
+    /// Capacity is booked; no memory exists.
+    Booked,
+    /// Its memory is at its home.
+    Resident,
+    /// Its bytes go from its home to another node.
+    Moving {
+        /// Where they go.
+        to: NodeId,
+    },
+    /// Its home does not answer; its memory may still be there.
+    Unreachable,
+    /// Its memory is known to be gone.
+    Lost {
+        /// How that is known.
+        reason: String,
+    },
+    /// DeleteVolume was called; layers are being dropped.
+    Deleting,
+}
+
+/// The part of a volume that is resident on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Layer {
+    /// The boot of the node that it lives in.
+    pub(crate) boot_id: String,
+    /// The epoch that it was made in; names its tmpfs.
+    pub(crate) epoch: u64,
+    /// SELinux context of its tmpfs; cannot be changed later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) context: Option<String>,
+}
+
+/// What a caller may do, and how it is mounted for it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Claim {
+    /// The access mode that was asked for.
+    pub(crate) access_mode: AccessMode,
+    /// Nothing can be written through this mount.
+    pub(crate) read_only: bool,
+    /// Nothing can be executed through this mount.
+    pub(crate) no_exec: bool,
+    /// Reading through this mount leaves access times alone.
+    pub(crate) no_atime: bool,
+}
+
+/// A volume at kubelet's staging path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Staging {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// The boot that the mount lives in.
+    pub(crate) boot_id: String,
+    /// `staging_target_path`.
+    pub(crate) path: PathBuf,
+    /// What it was staged for.
+    pub(crate) claim: Claim,
+}
+
+/// A volume at a pod's target path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Publication {
+    /// The node.
+    pub(crate) node: NodeId,
+    /// The boot that the mount lives in.
+    pub(crate) boot_id: String,
+    /// `target_path`.
+    pub(crate) path: PathBuf,
+    /// The pod's uid, when kubelet says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pod_uid: Option<String>,
+    /// What it was published for.
+    pub(crate) claim: Claim,
+}
