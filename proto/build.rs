@@ -32,10 +32,11 @@ mod csi {
         Ok(())
     }
 
-    /// Fields of each message that has one marked `csi_secret`, and whether it is marked.
-    fn secret_bearers(
-        pool: &DescriptorPool,
-    ) -> Result<BTreeMap<String, Vec<(String, bool)>>, &'static str> {
+    /// Fields of each message that has a secret one, and whether they are secret.
+    type Bearers = BTreeMap<String, Vec<(String, bool)>>;
+
+    /// Finds the messages with a field that is marked `csi_secret`.
+    fn secret_bearers(pool: &DescriptorPool) -> Result<Bearers, &'static str> {
         let mark = pool
             .get_extension_by_name("csi.v1.csi_secret")
             .ok_or("csi.proto has no csi_secret")?;
@@ -55,7 +56,7 @@ mod csi {
     }
 
     /// `Debug` that says how many secrets there are and nothing else about them.
-    fn debug_of(bearers: &BTreeMap<String, Vec<(String, bool)>>) -> String {
+    fn debug_of(bearers: &Bearers) -> String {
         let mut code = String::new();
         for (name, fields) in bearers {
             let _ = write!(

@@ -16,6 +16,7 @@ pub mod payer {
 pub mod csi {
     #![expect(
         missing_docs,
+        clippy::allow_attributes,
         reason = "generated; the .proto file is the documentation"
     )]
     include!(concat!(env!("OUT_DIR"), "/csi.v1.rs"));
@@ -27,6 +28,7 @@ pub mod csi {
 pub mod pluginregistration {
     #![expect(
         missing_docs,
+        clippy::allow_attributes,
         reason = "generated; the .proto file is the documentation"
     )]
     include!(concat!(env!("OUT_DIR"), "/pluginregistration.rs"));

@@ -158,7 +158,7 @@ impl From<&Error> for Status {
                 mount::Error::Foreign { .. } => Code::FailedPrecondition,
                 // More were taken off than ever belong there; the next call goes on.
                 mount::Error::Stacked { .. } => Code::Aborted,
-                _ => Code::Internal,
+                mount::Error::System { .. } | mount::Error::Malformed(_) => Code::Internal,
             },
             Error::Inside(_) => Code::Internal,
         };

@@ -5,6 +5,10 @@ use vineyard_proto::csi::volume_capability::access_mode::Mode;
 
 /// The access modes that this driver keeps. The ones for several nodes are not among them yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[expect(
+    clippy::enum_variant_names,
+    reason = "the specification's names; those for several nodes are not kept yet"
+)]
 pub(crate) enum AccessMode {
     /// One node, any number of its pods. What ReadWriteOnce means, from a client that knows no finer modes.
     SingleNodeWriter,

@@ -2,6 +2,11 @@
 //!
 //! `VINEYARD_SEED=n` runs one schedule, `VINEYARD_SCHEDULES=n` that many (default: 12).
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test: what cannot be unwrapped is a failure"
+)]
+
 mod chance;
 mod driver;
 mod kubelet;
