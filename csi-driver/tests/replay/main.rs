@@ -36,7 +36,7 @@ fn nothing_leaks_and_no_content_changes_whenever_the_driver_is_killed() {
         Some(seed) => vec![seed],
         None => {
             let count = number("VINEYARD_SCHEDULES").unwrap_or(12);
-                        let now = SystemTime::now()
+            let now = SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap()
                 .as_secs();
