@@ -31,8 +31,9 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let (refused, mut refusals) = mpsc::channel(1);
-    let listener =
-        socket::listen(&endpoint).with_context(|| format!("listen on {}", endpoint.display()))?;
+    let listener = socket::listen(&endpoint)
+        .await
+        .with_context(|| format!("listen on {}", endpoint.display()))?;
     tracing::info!(endpoint = %endpoint.display(), "serving");
     let mut serving = tokio::spawn(
         Server::builder()
@@ -41,8 +42,9 @@ pub(crate) async fn run(
     );
     if let Some(registry) = registry {
         let path = registry.join(crate::registration::SOCKET);
-        let listener =
-            socket::listen(&path).with_context(|| format!("listen on {}", path.display()))?;
+        let listener = socket::listen(&path)
+            .await
+            .with_context(|| format!("listen on {}", path.display()))?;
         let registration = RegistrationServer::new(Registration {
             endpoint,
             refused: refused.clone(),

@@ -6,18 +6,30 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket};
 use nix::sys::stat::{Mode, fchmod};
 use tokio::net::UnixListener;
+
+/// A process that was killed while it started a child serves until the child is another program.
+const LOOK: Duration = Duration::from_millis(20);
+const LOOKS: u32 = 50;
 
 /// Listens at `path`; a socket that nobody serves any more is replaced.
 ///
 /// # Errors
 /// `AddrInUse` when somebody serves there or the file is no socket, else what the kernel says, such as that the path is longer
 /// than 107 bytes.
-pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
-    remove_stale(path)?;
+pub(crate) async fn listen(path: &Path) -> io::Result<UnixListener> {
+    let mut looks = LOOKS;
+    while let Err(error) = remove_stale(path) {
+        if error.kind() != ErrorKind::AddrInUse || looks == 0 {
+            return Err(error);
+        }
+        looks -= 1;
+        tokio::time::sleep(LOOK).await;
+    }
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     // Before it has a name: nobody can connect in between.
@@ -53,18 +65,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("csi.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        let listener = listen(&path).unwrap();
+        let listener = listen(&path).await.unwrap();
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
         );
-        assert_eq!(listen(&path).unwrap_err().kind(), ErrorKind::AddrInUse);
+        assert_eq!(
+            listen(&path).await.unwrap_err().kind(),
+            ErrorKind::AddrInUse
+        );
         drop(listener);
-        listen(&path).unwrap();
+        listen(&path).await.unwrap();
         let file = folder.path().join("precious");
         fs::write(&file, "x").unwrap();
-        assert!(listen(&file).is_err());
+        assert!(listen(&file).await.is_err());
         assert_eq!(fs::read(&file).unwrap(), b"x");
-        assert!(listen(&folder.path().join("x".repeat(108))).is_err());
+        assert!(listen(&folder.path().join("x".repeat(108))).await.is_err());
     }
 }
