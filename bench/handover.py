@@ -36,7 +36,7 @@ def measure(sizes: Sizes, capacity: int, wheel: Path | None, results: Results) -
             large.worker.call("make", kind="array", args=[sizes.block])
             large.put("put", count=4)
             record("large_gbps", 4 * sizes.block / large.recharge(4 * sizes.block) / 1e9)
-    except (servers.MissingError, PeerError) as reason:
+    except (servers.MissingError, PeerError, subprocess.TimeoutExpired) as reason:
         results.miss("handover", SETTING, str(reason))
 
 
