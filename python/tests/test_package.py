@@ -15,15 +15,15 @@ def run(code, **env):
     return subprocess.run([sys.executable, "-c", code], env=clean | env, capture_output=True, text=True, timeout=120)
 
 
-def test_importing_and_putting_imports_no_library():
+def test_importing_and_putting_imports_no_library(root):
     code = """
-import sys, vineyard, tempfile
-vol = vineyard.open(tempfile.mkdtemp(prefix="vineyard-test-"))
+import sys, vineyard
+vol = vineyard.open()
 vol["x"] = {"a": [1, "b", b"c"]}; vol["t"] = "text"; vol["b"] = b"bytes"; assert vol["x"] == {"a": [1, "b", b"c"]}
 vol.ls(); vol.stat("x"); repr(vol); vol.rm(prefix="")
 print(sorted(set(sys.modules) & {"numpy", "pandas", "pyarrow", "polars", "torch", "cloudpickle", "scipy"}))
 """
-    done = run(code)
+    done = run(code, VINEYARD_VOLUME=root)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
