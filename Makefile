@@ -148,7 +148,7 @@ soak: ## Runs the long property and fault tests (half an hour or so)
 
 .PHONY: test-cleanup
 test-cleanup: ## Removes what killed test runs have left
-	cargo run --quiet --locked -p vineyard-tests --bin vineyard-test-cleanup
+	cargo run --quiet --locked --profile test -p vineyard-tests --bin vineyard-test-cleanup
 
 .PHONY: deny
 deny: .cache/bin/cargo-deny ## Checks licences and sources of the dependencies (builds cargo-deny on first use)
