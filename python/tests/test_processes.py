@@ -181,3 +181,31 @@ def test_data_loader_workers(vol, context):
     data = Squares(vol.put(torch.arange(64.0)))
     loader = torch.utils.data.DataLoader(data, batch_size=16, num_workers=2, multiprocessing_context=context)
     assert torch.cat(list(loader)).tolist() == [float(i * i) for i in range(64)]
+
+
+SCRIPT = """
+import abc, enum, sys, typing, numpy, vineyard
+class Colour(enum.Enum):
+    RED = 1
+class Shape(abc.ABC):
+    def area(self): return 7
+class Meta(type): pass
+class Made(metaclass=Meta): pass
+T = typing.TypeVar("T")
+vol = vineyard.open(sys.argv[1])
+vol["enum"] = {"colour": Colour.RED, "x": numpy.zeros(3000)}
+vol["abc"] = Shape()
+vol["meta"] = Made()
+vol["class"] = Colour
+vol["variable"] = T
+"""
+
+
+def test_classes_that_a_script_defines_reach_other_scripts(vol):
+    pytest.importorskip("cloudpickle")
+    subprocess.run([sys.executable, "-c", SCRIPT, vol.path], check=True, timeout=60)
+    assert vol["enum"]["colour"].name == "RED"
+    assert vol["abc"].area() == 7
+    assert type(vol["meta"]).__name__ == "Made"
+    assert vol["class"].RED.value == 1
+    assert vol["variable"].__name__ == "T"

@@ -7,6 +7,7 @@ import pickle
 import struct
 import sys
 import types
+import typing
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,9 @@ _LIBRARIES = ("numpy", "pandas", "pyarrow", "polars", "torch", "scipy", "sklearn
 _SCALARS = frozenset((int, float, bool, complex, type(None)))
 
 
+_MADE_BY_SCRIPTS = (type, types.FunctionType, typing.TypeVar)
+
+
 class _ByValue(Exception):
     """A class or function of `__main__`: a reader in another process cannot import it."""
 
@@ -42,7 +46,8 @@ class _Pickler(pickle.Pickler):
         reduce = REDUCERS.get(kind)
         if reduce is not None:
             return reduce(obj)
-        if (kind is types.FunctionType or kind is type) and obj.__module__ == "__main__":
+        # Enums, abstract classes and others have a metaclass of their own.
+        if isinstance(obj, _MADE_BY_SCRIPTS) and obj.__module__ == "__main__":
             raise _ByValue
         return NotImplemented
 
