@@ -209,3 +209,28 @@ def test_classes_that_a_script_defines_reach_other_scripts(vol):
     assert type(vol["meta"]).__name__ == "Made"
     assert vol["class"].RED.value == 1
     assert vol["variable"].__name__ == "T"
+
+
+FIRST = """
+import sys, threading, numpy, vineyard
+sys.setswitchinterval(1e-6)
+vol = vineyard.open(sys.argv[1])
+barrier = threading.Barrier(8)
+failed = []
+def put(i):
+    barrier.wait()
+    try:
+        vol[f"first/{i}"] = [i, numpy.arange(3)]
+    except BaseException as error:
+        failed.append(error)
+threads = [threading.Thread(target=put, args=(i,)) for i in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert not failed, failed
+"""
+
+
+def test_the_first_puts_of_a_process_may_come_from_many_threads(vol):
+    for _ in range(3):
+        subprocess.run([sys.executable, "-c", FIRST, vol.path], check=True, timeout=60)
+    assert len(vol) == 8

@@ -31,11 +31,11 @@ _NEEDS = {"npy": "numpy", "arrow": "tables", "safetensors": "safetensors"}
 def attach_libraries() -> None:
     """Makes the encoders and reducers of every library that is loaded known."""
     modules = sys.modules
-    for name in list(_waiting):
+    for name, adapter in tuple(_waiting.items()):
         module = modules.get(name)
         # A library that is being imported right now is taken at the next call.
         if module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False):
-            importlib.import_module(_waiting[name])
+            importlib.import_module(adapter)
             _waiting.pop(name, None)
 
 
