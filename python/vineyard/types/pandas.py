@@ -30,7 +30,7 @@ def encode(frame: pd.DataFrame) -> codec.Encoded | None:
         return None
     try:
         return "arrow", _Writer(frame, rows, width).file()
-    except Inexact:
+    except (Inexact, UnicodeEncodeError):  # the latter: Arrow knows no lone surrogates
         return None
 
 
