@@ -86,3 +86,17 @@ def test_tables_stream_without_a_copy(vol):
         for i in range(3):
             stream.append(pd.DataFrame({"a": range(i, i + 10_000)}))
     assert [int(part["a"].iloc[0]) for part in vol.stream("t")] == [0, 1, 2]
+
+
+def test_a_stream_reads_in_the_mode_that_is_asked_for(vol):
+    np = pytest.importorskip("numpy")
+    with vol.stream("s") as stream:
+        stream.append(np.arange(100_000))
+    (mapped,) = vol.stream("s")
+    (copied,) = vol.stream("s", mode="copy")
+    (fixed,) = vol.stream("s", mode="readonly")
+    assert isinstance(copied.base, bytearray)
+    assert not isinstance(mapped.base, bytearray)
+    assert not fixed.flags.writeable
+    with pytest.raises(ValueError, match="'readonly'"):
+        vol.stream("s", mode="r")

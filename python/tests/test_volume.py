@@ -43,6 +43,9 @@ def test_unnamed_objects_live_until_rm(vol):
     assert ref.get() == [1, 2]
     assert ref.rm() is True
     assert ref.rm() is False
+    assert vol.get(ref, timeout=60, default="gone") == "gone"
+    with pytest.raises(vineyard.ObjectNotFound):
+        vol.get(ref, timeout=60)
 
 
 def test_removing_a_ref_removes_its_name_unless_that_was_re_pointed(vol):

@@ -30,12 +30,14 @@ class Stream:
         start: int,
         consume: bool,
         readonly: bool,
+        copy: bool,
         allow_pickle: bool,
     ) -> None:
         self._volume = volume
         self.name = name
         self._timeout = timeout
         self._reading = start, consume, readonly
+        self._copy = copy
         self._allow_pickle = allow_pickle
         self._writer: Any = None
 
@@ -63,7 +65,10 @@ class Stream:
         reader = self._volume._native.stream_reader(self.name, *self._reading)
         while (part := reader.next(self._timeout)) is not None:
             kind, memory = part
-            yield memory if kind == "raw" else codec.decode(kind, memory, self._allow_pickle)
+            if kind == "raw":
+                yield memory
+            else:
+                yield codec.decode(kind, bytearray(memory) if self._copy else memory, self._allow_pickle)
 
     def __enter__(self) -> Self:
         return self

@@ -145,7 +145,7 @@ class Volume:
 
         `timeout`: seconds to wait for each part. `start`: first part to read. `consume`: remove parts as they are read.
         """
-        return Stream(self, name, timeout, start, consume, _MODES[mode], allow_pickle)
+        return Stream(self, name, timeout, start, consume, _readonly(mode), mode == "copy", allow_pickle)
 
     # --- get -----------------------------------------------------------------------------------------------------
 
@@ -163,15 +163,13 @@ class Volume:
         `timeout`: seconds to wait for the name; GetTimeout (also a TimeoutError) after that. `default`: what to return
         when it is not there, instead of raising ObjectNotFound (also a KeyError).
         """
-        try:
-            readonly = _MODES[mode]
-        except KeyError:
-            raise ValueError(f"mode is 'cow', 'readonly' or 'copy', not {mode!r}") from None
+        readonly = _readonly(mode)
         place = key if type(key) is str else _place(key)
         try:
             kind, memory = self._get(place, readonly)
         except ObjectNotFound:
-            if timeout is None:
+            # An object that is gone never comes back: only a name is worth waiting for.
+            if timeout is None or isinstance(key, Ref):
                 if default is _MISSING:
                     raise
                 return default
@@ -312,6 +310,13 @@ class Volume:
         more = f"<p>… {len(listing) - _SHOWN} more</p>" if len(listing) > _SHOWN else ""
         caption = f"{html.escape(self.path)}: {human_bytes(usage.used)} used, {human_bytes(usage.free)} free"
         return f"<p>{caption}</p>{Listing(listing[:_SHOWN])._repr_html_()}{more}"
+
+
+def _readonly(mode: str) -> bool:
+    try:
+        return _MODES[mode]
+    except KeyError:
+        raise ValueError(f"mode is 'cow', 'readonly' or 'copy', not {mode!r}") from None
 
 
 def _place(key: Any) -> Any:
