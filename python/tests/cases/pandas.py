@@ -190,7 +190,6 @@ cases(
     ),
     labels_surrogate=lambda: pd.DataFrame(np.zeros((3, 2)), columns=pd.Index(["a\udc80", "b"], dtype=object)),
     index_name_surrogate=lambda: numbers(index=pd.Index(np.arange(N), name="n\udc80")),
-    categorical_surrogate=lambda: pd.DataFrame({"c": pd.Categorical(pd.Index(["\udc80", "y"], dtype=object))}),
     labels_named=lambda: pd.DataFrame(np.zeros((3, 2)), columns=pd.Index(["a", "b"], name="axis")),
     labels_duplicate=lambda: pd.DataFrame(np.arange(6.0).reshape(2, 3), columns=["a", "a", "b"]),
     labels_multi=lambda: pd.DataFrame(
