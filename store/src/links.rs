@@ -27,10 +27,31 @@ impl Volume {
     /// # Errors
     /// [`Error::NotFound`] when there is no such object, [`Error::Exists`] when the name is taken and `overwrite` is false.
     pub fn link(&self, key: Key<'_>, name: &Name, overwrite: bool) -> Result<(), Error> {
-        self.linked(key, name, overwrite).map(drop)
+        self.linked(key, None, name, overwrite).map(drop)
     }
 
-    fn linked(&self, key: Key<'_>, name: &Name, overwrite: bool) -> Result<ObjectFile, Error> {
+    /// As [`Volume::link`] of an object by id, whose name was `known` at some time: if it still is, removing `name`
+    /// leaves the object to it.
+    ///
+    /// # Errors
+    /// As [`Volume::link`].
+    pub fn link_known(
+        &self,
+        key: Key<'_>,
+        known: &Name,
+        name: &Name,
+        overwrite: bool,
+    ) -> Result<(), Error> {
+        self.linked(key, Some(known), name, overwrite).map(drop)
+    }
+
+    fn linked(
+        &self,
+        key: Key<'_>,
+        known: Option<&Name>,
+        name: &Name,
+        overwrite: bool,
+    ) -> Result<ObjectFile, Error> {
         let object = self.object_of(key)?;
         if matches!(self.resolve(name)?, Entry::Object(already) if already == object) {
             return Ok(object);
@@ -40,8 +61,16 @@ impl Volume {
         let links = self.tree().links.as_fd();
         let at = |errno| self.failed(".vineyard/links", errno, 0);
         make_directory(links, &digits).map_err(at)?;
-        let directory = openat(links, digits.as_str(), DIRECTORY, Mode::empty()).map_err(at)?;
-        if let Key::Name(first) = key {
+        let directory = match openat(links, digits.as_str(), DIRECTORY, Mode::empty()) {
+            // Whoever removed the object meanwhile took its notes along.
+            Err(Errno::ENOENT) => return Err(Error::not_found(key.to_string())),
+            other => other.map_err(at)?,
+        };
+        let first = match key {
+            Key::Name(first) => Some(first),
+            _ => known,
+        };
+        if let Some(first) = first {
             self.note(directory.as_fd(), first)?;
         }
         self.note(directory.as_fd(), name)?;
@@ -61,7 +90,7 @@ impl Volume {
         if from == to {
             return Ok(());
         }
-        let object = self.linked(Key::Name(from), to, overwrite)?;
+        let object = self.linked(Key::Name(from), None, to, overwrite)?;
         // What somebody else put there meanwhile stays.
         self.unname(from, &object).map(drop)
     }

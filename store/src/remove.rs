@@ -48,7 +48,11 @@ impl Volume {
             };
         };
         let at = |errno| Error::io(name.as_str(), errno);
-        let (directory, last) = self.tree().parent(name).map_err(at)?;
+        let (directory, last) = match self.tree().parent(name) {
+            // Its directory went meanwhile, and so did it.
+            Err(Errno::ENOENT) => return Ok(false),
+            other => other.map_err(at)?,
+        };
         let parent = directory
             .as_ref()
             .map_or(self.tree().root.as_fd(), |fd| fd.as_fd());
@@ -59,6 +63,23 @@ impl Volume {
             },
             other => other,
         })
+    }
+
+    /// Removes `known` and the object that it owns if it points to the object of `key`, however often it is re-pointed
+    /// meanwhile; otherwise the object alone, as [`Volume::remove`].
+    ///
+    /// # Errors
+    /// As [`Volume::remove`].
+    pub fn remove_known(&self, key: Key<'_>, known: &Name) -> Result<bool, Error> {
+        let object = match self.object_of(key) {
+            Err(Error::NotFound { .. }) => return Ok(false),
+            other => other?,
+        };
+        if self.unname(known, &object)? {
+            self.release(&object)?;
+            return Ok(true);
+        }
+        self.remove(key)
     }
 
     /// Removes the name or plain file `last` in `directory`, and the object that the name owned.
@@ -85,7 +106,11 @@ impl Volume {
             _ => return Ok(false),
         }
         let at = |errno| Error::io(name.as_str(), errno);
-        let (directory, last) = self.tree().parent(name).map_err(at)?;
+        let (directory, last) = match self.tree().parent(name) {
+            // Its directory went meanwhile, and so did it.
+            Err(Errno::ENOENT) => return Ok(false),
+            other => other.map_err(at)?,
+        };
         let parent = directory
             .as_ref()
             .map_or(self.tree().root.as_fd(), |fd| fd.as_fd());

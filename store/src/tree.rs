@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat};
-use nix::sys::stat::{FchmodatFlags, Mode, fchmod, fchmodat, mkdirat};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 use crate::error::Error;
 use crate::id::ObjectId;
 use crate::name::Name;
+use crate::naming::TRIES;
 
 /// Content of `.vineyard/format`.
 pub(crate) const FORMAT: &str = "vineyard-volume 1\n";
@@ -157,8 +158,18 @@ impl Tree {
         at.ok_or(Errno::ENOENT)
     }
 
-    /// Opens the directory `path` below the root and makes what is missing of it.
+    /// Opens the directory `path` below the root and makes what is missing of it, again if somebody removes it meanwhile.
     pub(crate) fn make_directory(&self, path: &str) -> Result<OwnedFd, Errno> {
+        for _ in 1..TRIES {
+            match self.try_make_directory(path) {
+                Err(Errno::ENOENT) => {}
+                other => return other,
+            }
+        }
+        self.try_make_directory(path)
+    }
+
+    fn try_make_directory(&self, path: &str) -> Result<OwnedFd, Errno> {
         let mut at: Option<OwnedFd> = None;
         for component in path.split('/') {
             let parent = at.as_ref().map_or(self.root.as_fd(), |fd| fd.as_fd());
@@ -186,7 +197,11 @@ impl Tree {
 /// Makes a directory that everybody may use, whatever the umask. One that exists is fine.
 pub(crate) fn make_directory(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     match mkdirat(parent, name, DIRECTORY_MODE) {
-        Ok(()) => fchmodat(parent, name, DIRECTORY_MODE, FchmodatFlags::FollowSymlink),
+        Ok(()) => {
+            // By descriptor: somebody may have put a symlink in its place, and its target may be anywhere.
+            let made = openat(parent, name, DIRECTORY, Mode::empty())?;
+            fchmod(made, DIRECTORY_MODE)
+        }
         Err(Errno::EEXIST) => Ok(()),
         Err(errno) => Err(errno),
     }

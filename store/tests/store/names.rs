@@ -82,6 +82,45 @@ fn removing_an_object_by_id_takes_its_linked_names_along() {
 }
 
 #[test]
+fn a_link_by_id_leaves_the_object_to_the_name_that_is_known() {
+    let place = place();
+    let put = place.put("a", b"1");
+    place
+        .volume
+        .link_known(Key::from(&put), &name("a"), &name("b"), false)
+        .unwrap();
+    assert!(place.volume.remove(Key::Name(&name("b"))).unwrap());
+    assert_eq!(place.get("a").bytes(), b"1");
+}
+
+#[test]
+fn removing_an_object_with_a_name_that_was_re_pointed_leaves_the_new_one() {
+    let place = place();
+    let old = place.put("a", b"1");
+    place
+        .volume
+        .link_known(Key::from(&old), &name("a"), &name("b"), false)
+        .unwrap();
+    place.put("a", b"2");
+    assert!(
+        place
+            .volume
+            .remove_known(Key::from(&old), &name("a"))
+            .unwrap()
+    );
+    assert_eq!(place.get("a").bytes(), b"2");
+    assert!(!place.volume.exists(&name("b")).unwrap());
+    let new = place.put("c", b"3");
+    assert!(
+        place
+            .volume
+            .remove_known(Key::from(&new), &name("c"))
+            .unwrap()
+    );
+    assert!(!place.volume.exists(&name("c")).unwrap());
+}
+
+#[test]
 fn a_list_holds_names_and_plain_files_of_every_depth_but_nothing_of_the_tree_itself() {
     let place = place();
     for at in ["a", "run/1/x", "run/1/y", "run/2/x", "runner"] {
@@ -168,6 +207,32 @@ fn many_writers_of_one_name_leave_exactly_one_object() {
     });
     assert_eq!(place.objects().len(), 1);
     assert_eq!(place.own("tmp"), Vec::<String>::new());
+}
+
+#[test]
+fn a_put_makes_its_directory_again_when_others_remove_it() {
+    let place = place();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                place.volume.remove_prefix("d/").unwrap();
+            }
+        });
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                place.volume.remove(Key::Name(&name("d/e/f"))).unwrap();
+            }
+        });
+        let failed = (0..5000_u16).find_map(|_| {
+            let put = place
+                .volume
+                .put(Kind::Raw, &[IoSlice::new(b"x")], &named("d/e/f"));
+            put.err()
+        });
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(failed.is_none(), "{failed:?}");
+    });
 }
 
 #[test]
