@@ -172,11 +172,22 @@ impl Volume {
         listing::list(py, &self.store, prefix, glob, stat)
     }
 
-    /// Removes a name, or an object by (id, kind). False when it was not there.
-    fn remove(&self, py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<bool> {
+    /// Removes a name, or an object by (id, kind) and with it the name `known` if that still points to it. False when
+    /// it was not there.
+    #[pyo3(signature = (key, known = None))]
+    fn remove(
+        &self,
+        py: Python<'_>,
+        key: &Bound<'_, PyAny>,
+        known: Option<&str>,
+    ) -> PyResult<bool> {
         let key = OwnedKey::of(py, key)?;
-        py.detach(|| self.store.remove(key.borrow()))
-            .map_err(|e| raise(py, &e))
+        let known = known.map(|n| name_of(py, n)).transpose()?;
+        py.detach(|| match &known {
+            Some(known) => self.store.remove_known(key.borrow(), known),
+            None => self.store.remove(key.borrow()),
+        })
+        .map_err(|e| raise(py, &e))
     }
 
     /// Removes every name that starts with `prefix`; how many there were.
@@ -185,19 +196,24 @@ impl Volume {
             .map_err(|e| raise(py, &e))
     }
 
-    /// Gives an object another name.
+    /// Gives an object another name; `known`: the one that it was put under.
+    #[pyo3(signature = (key, name, overwrite, known = None))]
     fn link(
         &self,
         py: Python<'_>,
         key: &Bound<'_, PyAny>,
         name: &str,
         overwrite: bool,
+        known: Option<&str>,
     ) -> PyResult<()> {
         let key = OwnedKey::of(py, key)?;
         let name = name_of(py, name)?;
-        self.store
-            .link(key.borrow(), &name, overwrite)
-            .map_err(|e| raise(py, &e))
+        let known = known.map(|n| name_of(py, n)).transpose()?;
+        match &known {
+            Some(known) => self.store.link_known(key.borrow(), known, &name, overwrite),
+            None => self.store.link(key.borrow(), &name, overwrite),
+        }
+        .map_err(|e| raise(py, &e))
     }
 
     /// Whether a name is there.

@@ -159,6 +159,17 @@ def test_links_share_one_object(vol):
     assert ref.get() == [1]
 
 
+def test_a_link_of_a_ref_leaves_the_first_name_its_object(vol):
+    ref = vol.put([1], "a")
+    vol.link(ref, "b")
+    vol.rm("b")
+    assert vol["a"] == [1]
+    vol.link(ref, "b")
+    assert ref.rm()
+    assert vol.names() == ["b"]
+    assert vol["b"] == [1]
+
+
 def test_plain_files_are_decoded_by_extension(vol, root):
     np.save(f"{root}/a.npy", np.arange(4))
     with open(f"{root}/b.txt", "w") as file:

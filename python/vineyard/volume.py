@@ -230,19 +230,11 @@ class Volume:
             raise TypeError("rm() takes either a name (or Ref), or prefix=")
         if prefix is not None:
             return self._native.remove_prefix(prefix) > 0
-        if isinstance(key, Ref) and key.name is not None and self._points_to(key.name, key):
-            return self._native.remove(key.name)
-        return self._native.remove(_place(key))
-
-    def _points_to(self, name: str, ref: Ref) -> bool:
-        try:
-            return self._native.stat(name).id == ref.id
-        except ObjectNotFound:
-            return False
+        return self._native.remove(_place(key), key.name if isinstance(key, Ref) else None)
 
     def link(self, key: str | Ref, name: str, *, overwrite: bool = True) -> None:
         """Gives an object another name. It lives until the last of its names is removed."""
-        self._native.link(_place(key), name, overwrite)
+        self._native.link(_place(key), name, overwrite, key.name if isinstance(key, Ref) else None)
 
     def exists(self, key: str | Ref) -> bool:
         """Whether the name or object is there."""
