@@ -53,7 +53,8 @@ fn describe(error: &Error) -> (&'static str, String) {
         Error::Exists { name } => (
             "ObjectExists",
             format!(
-                "{name}: the name is taken. Pass overwrite=True, rm() it, or choose another name."
+                "{name}: the name is taken. Pass overwrite=True, rm() it (a directory or stream: \
+                 rm(prefix='{name}/')), or choose another name."
             ),
         ),
         Error::Full { full, .. } => {
@@ -84,6 +85,13 @@ fn describe(error: &Error) -> (&'static str, String) {
             "InvalidName",
             format!(
                 "{error}. Use a relative path like 'run/features' without '.', '..' or '.vineyard'."
+            ),
+        ),
+        Error::Foreign { key, why } if *why == "it is a directory" => (
+            "InvalidName",
+            format!(
+                "{error}. Read a stream with stream('{key}'); names below it with ls('{key}/'); \
+                 rm(prefix='{key}/') removes all of them."
             ),
         ),
         Error::Foreign { .. } => (

@@ -27,7 +27,9 @@ impl OwnedKey {
             return name_of(py, name).map(Self::Name);
         }
         let (id, kind): (String, String) = key.extract().map_err(|_| {
-            PyTypeError::new_err("a key is a name (str) or a Ref that put() returned")
+            PyTypeError::new_err(
+                "a key is a name (str, without lone surrogates) or a Ref that put() returned",
+            )
         })?;
         let id = ObjectId::parse(id.as_bytes())
             .ok_or_else(|| raise(py, &Error::NotFound { key: id }))?;
@@ -58,7 +60,11 @@ pub(crate) fn seconds(value: Option<f64>, what: &str) -> PyResult<Option<Duratio
     value
         .map(Duration::try_from_secs_f64)
         .transpose()
-        .map_err(|_| PyValueError::new_err(format!("{what} is a number of seconds, 0 or more")))
+        .map_err(|_| {
+            PyValueError::new_err(format!(
+                "{what} is a number of seconds from 0 to 1.8e19: None is without limit"
+            ))
+        })
 }
 
 /// The store's options for a put.

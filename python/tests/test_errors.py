@@ -74,6 +74,20 @@ def test_a_taken_name(vol):
         draft.seal()
 
 
+@pytest.mark.parametrize("shape", [-1, (-1, -1), (3, -1), (2**40, 2**40)])
+def test_no_array_has_such_a_shape(vol, shape):
+    with pytest.raises(ValueError, match="dimensions"):
+        vol.create("x", shape, "f4")
+    with pytest.raises(ValueError, match="dimensions"):
+        vol.create("x", -1)
+
+
+@pytest.mark.parametrize("ttl", [-1, float("inf"), float("nan")])
+def test_a_ttl_that_is_no_time(vol, ttl):
+    with pytest.raises(ValueError, match="None is without limit"):
+        vol.put(1, ttl=ttl)
+
+
 @pytest.mark.parametrize("name", ["", "/abs", "a//b", "../x", "a/./b", ".vineyard/x", "a\0b", "x" * 300])
 def test_a_bad_name(vol, name):
     with pytest.raises(vineyard.InvalidName, match="relative path"):

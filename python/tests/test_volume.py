@@ -23,6 +23,26 @@ def test_a_volume_is_a_dict_of_names(vol):
     assert vol._ipython_key_completions_() == ["a/x"]
 
 
+def test_a_dict_of_a_volume_with_streams_and_names_that_vanish(vol):
+    vol["a"] = 1
+    vol["b"] = 2
+    with vol.stream("s") as stream:
+        stream.append(3)
+    assert "s" in vol.names()
+    assert {name: vol[name] for name in vol} == dict(vol) == {"a": 1, "b": 2, "s/00000000": 3}
+    seen = []
+    for name, value in vol.items():
+        vol.rm("b")
+        seen.append((name, value))
+    assert seen == [("a", 1), ("s/00000000", 3)]
+    with pytest.raises(vineyard.InvalidName, match=r"stream\('s'\)"):
+        vol["s"]
+    with pytest.raises(vineyard.InvalidName, match=r"prefix='s/'"):
+        vol.rm("s")
+    with pytest.raises(vineyard.ObjectExists, match="directory"):
+        vol["s"] = 1
+
+
 def test_put_returns_a_ref_that_tells_what_it_is(vol):
     ref = vol.put(np.zeros((3, 4)), "x")
     assert (ref.kind, ref.name, ref.type, ref.shape) == ("npy", "x", "numpy.ndarray", (3, 4))

@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 __all__ = ["Draft"]
 
 
+def _bytes(size: int, *dims: int) -> int:
+    if not 0 <= size < 1 << 63 or any(n < 0 for n in dims):
+        raise ValueError(f"no memory has {size} bytes of shape {dims}: dimensions are 0 or more and fit in memory.")
+    return size
+
+
 class Draft:
     """Memory to fill. As context manager it gives the array, seals at the end, and leaves nothing after an exception.
 
@@ -41,7 +47,7 @@ class Draft:
                 raise TypeError(
                     "create(name, bytes) makes raw memory; for an array pass its dtype: create(name, shape, dtype)"
                 )
-            self._draft = volume._native.create("raw", shape)
+            self._draft = volume._native.create("raw", _bytes(shape))
             #: The memory to fill: an array, or a memoryview when no dtype was given.
             self.array: Any = memoryview(self._draft.memory)
             self._type = bytes
@@ -55,7 +61,7 @@ class Draft:
         head = arrays.header(kind, dims, False)
         if head is None:
             raise TypeError(f"an array of dtype {kind} cannot be built in place: put() it when it is complete.")
-        self._draft = volume._native.create("npy", len(head) + math.prod(dims) * kind.itemsize)
+        self._draft = volume._native.create("npy", _bytes(len(head) + math.prod(dims) * kind.itemsize, *dims))
         memory = self._draft.memory
         memoryview(memory)[: len(head)] = head
         self.array = np.ndarray(dims, kind, memory, len(head))

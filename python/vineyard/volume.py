@@ -20,6 +20,7 @@ __all__ = ["Mode", "Volume", "attach", "open"]
 Mode: TypeAlias = Literal["cow", "readonly", "copy"]
 
 _MISSING: Any = object()
+_GONE: Any = object()
 _MODES = {"cow": False, "copy": False, "readonly": True}
 #: Most rows that a notebook shows of a volume.
 _SHOWN = 200
@@ -268,25 +269,29 @@ class Volume:
         return isinstance(name, (str, Ref)) and self.exists(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.names())
+        return iter(self.keys())
 
     def __len__(self) -> int:
-        return len(self.names())
+        return len(self.keys())
 
     def __reduce__(self) -> tuple[Any, ...]:
         return attach, self.address()
 
     def keys(self) -> list[str]:
-        """The names, sorted."""
-        return self.names()
+        """The names of values, sorted: without streams, whose parts have names of their own."""
+        rows = (row for batch in self._native.list(None, None, False) for row in batch)
+        return sorted(row.name for row in rows if row.name and row.kind != "stream")
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """Names and values; each value is got when its turn comes."""
-        return ((name, self.get(name)) for name in self.names())
+        """Names and values. Each value is got when its turn comes; what is removed until then is left out."""
+        for name in self.keys():
+            value = self.get(name, default=_GONE)
+            if value is not _GONE:
+                yield name, value
 
     def values(self) -> Iterator[Any]:
-        """The values; each is got when its turn comes."""
-        return (self.get(name) for name in self.names())
+        """The values, as of `items`."""
+        return (value for _, value in self.items())
 
     def _ipython_key_completions_(self) -> list[str]:
         return self.names()
