@@ -234,3 +234,30 @@ def test_the_first_puts_of_a_process_may_come_from_many_threads(vol):
     for _ in range(3):
         subprocess.run([sys.executable, "-c", FIRST, vol.path], check=True, timeout=60)
     assert len(vol) == 8
+
+
+FORKED = """
+import os, signal, sys, threading, time, types, vineyard
+from vineyard import codec
+sys.path.insert(0, sys.argv[2])
+sys.modules["slow"] = types.ModuleType("slow")
+codec._waiting["slow"] = "slow_adapter"
+vol = vineyard.open(sys.argv[1])
+thread = threading.Thread(target=lambda: vol.put([1], "parent"))
+thread.start()
+while "slow_adapter" not in sys.modules:
+    time.sleep(0.01)
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    vol.put([2], "child")
+    os._exit(0)
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_fork_during_the_first_put_of_another_thread(vol, tmp_path):
+    (tmp_path / "slow_adapter.py").write_text("import time; time.sleep(1)")
+    subprocess.run([sys.executable, "-c", FORKED, vol.path, str(tmp_path)], check=True, timeout=60)
+    assert (vol["parent"], vol["child"]) == ([1], [2])

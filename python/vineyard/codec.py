@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -27,16 +29,21 @@ _waiting["pyarrow"] = "vineyard.types.arrow"
 _waiting["builtins"] = "vineyard.types.builtin"
 _NEEDS = {"npy": "numpy", "arrow": "tables", "safetensors": "safetensors"}
 
+# A fork in the middle of an import leaves its lock to a thread that the child does not have: it would wait for ever.
+_attaching = threading.RLock()
+os.register_at_fork(before=_attaching.acquire, after_in_parent=_attaching.release, after_in_child=_attaching.release)
+
 
 def attach_libraries() -> None:
     """Makes the encoders and reducers of every library that is loaded known."""
     modules = sys.modules
-    for name, adapter in tuple(_waiting.items()):
-        module = modules.get(name)
-        # A library that is being imported right now is taken at the next call.
-        if module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False):
-            importlib.import_module(adapter)
-            _waiting.pop(name, None)
+    with _attaching:
+        for name, adapter in tuple(_waiting.items()):
+            module = modules.get(name)
+            # A library that is being imported right now is taken at the next call.
+            if module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False):
+                importlib.import_module(adapter)
+                _waiting.pop(name, None)
 
 
 def _encode_text(text: str) -> Encoded | None:
