@@ -3,12 +3,13 @@
 
 use std::io::IoSlice;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::statfs::fstatfs;
 use nix::unistd::ftruncate;
-use vineyard_charge::Limit;
+use vineyard_charge::{Full, Limit};
 
 use crate::copy;
 use crate::error::Error;
@@ -41,16 +42,21 @@ impl Volume {
             .clamp(SMALLEST_WINDOW, LARGEST_WINDOW)
             .next_multiple_of(HUGE as u64);
         if len <= window {
-            return self.fill_window(file, 0, content, len);
+            file.reserve(self, 0, len)?;
+            return self.write_window(file, 0, content, len);
         }
         let cursor = Mutex::new(Cursor::new(content));
         let failed = Mutex::new(None);
+        let reserved = AtomicU64::new(0);
         // A function of its own: in the head of the loop the lock would be held while the window is filled.
         let next = || lock(&cursor).take(window);
         let work = || {
             while let Some((offset, window)) = next() {
                 let length = window.iter().map(|s| s.len() as u64).sum();
-                let done = self.fill_window(file, offset, &window, length);
+                let done = file.reserve(self, offset, length).and_then(|()| {
+                    reserved.fetch_add(length, Ordering::Relaxed);
+                    self.write_window(file, offset, &window, length)
+                });
                 if let Err(error) = done {
                     lock(&cursor).stop();
                     lock(&failed).get_or_insert(error);
@@ -70,18 +76,17 @@ impl Volume {
         });
         match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             None => Ok(()),
-            Some(error) => Err(error),
+            Some(error) => Err(of_the_whole(error, len, reserved.into_inner())),
         }
     }
 
-    fn fill_window(
+    fn write_window(
         &self,
         file: &Fresh,
         offset: u64,
         slices: &[IoSlice<'_>],
         length: u64,
     ) -> Result<(), Error> {
-        file.reserve(self, offset, length)?;
         let size = usize::try_from(length).map_err(|_| Error::io("put", Errno::EFBIG))?;
         if copy::to_pages(file.as_fd(), offset, slices, size).is_err() {
             self.write_all(file.as_fd(), slices, offset)?;
@@ -104,6 +109,21 @@ impl Volume {
             }
         }
         Ok(())
+    }
+}
+
+/// What the user asked for is the whole put, not the window that did not fit any more.
+fn of_the_whole(error: Error, asked: u64, reserved: u64) -> Error {
+    match error {
+        Error::Full { full, space } => Error::Full {
+            full: Full {
+                asked,
+                free: full.free.saturating_add(reserved),
+                ..full
+            },
+            space,
+        },
+        other => other,
     }
 }
 

@@ -326,3 +326,19 @@ fn what_is_no_volume_or_a_newer_one_is_not_opened() {
     let newer = Volume::open(directory.path(), Options::default());
     assert!(matches!(newer, Err(Error::Format { .. })));
 }
+
+#[test]
+fn a_large_put_beyond_the_allowance_says_what_the_whole_of_it_asked_for() {
+    let payer = Counting::new(40 << 20);
+    let place = billed(&payer);
+    let content = vec![1; 100 << 20];
+    let put = place
+        .volume
+        .put(Kind::Raw, &[IoSlice::new(&content)], &named("x"));
+    let Err(Error::Full { full, .. }) = put else {
+        panic!("{put:?}");
+    };
+    assert_eq!(full.asked, 100 << 20);
+    assert_eq!(full.free, 40 << 20);
+    assert_eq!(payer.spent.load(Ordering::Relaxed), 0);
+}
