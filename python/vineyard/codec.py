@@ -107,7 +107,8 @@ def decode(kind: str, memory: Any, allow_pickle: bool = True) -> Any:
         if library is None:
             return bytes(memory)
         try:
-            importlib.import_module(f"vineyard.types.{library}")
+            with _attaching:
+                importlib.import_module(f"vineyard.types.{library}")
         except ModuleNotFoundError as error:
             raise DeserializationError(
                 f"an object of kind {kind} needs the module {error.name!r}, which is not here: pip install it."
