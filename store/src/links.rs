@@ -97,8 +97,11 @@ impl Volume {
 
     fn note(&self, directory: BorrowedFd<'_>, name: &Name) -> Result<(), Error> {
         let id = ObjectId::random().map_err(|errno| Error::io("getrandom", errno))?;
-        symlinkat(name.as_str(), directory, id.to_string().as_str())
-            .map_err(|errno| self.failed(".vineyard/links", errno, 0))
+        symlinkat(name.as_str(), directory, id.to_string().as_str()).map_err(|errno| match errno {
+            // Whoever removed the object meanwhile took its notes along.
+            Errno::ENOENT => Error::not_found(name.as_str()),
+            errno => self.failed(".vineyard/links", errno, 0),
+        })
     }
 
     /// The names in `links/<id>/` that still point to `object`; `None` when it never had a second name.

@@ -304,7 +304,11 @@ impl<'t> Taken<'t> {
 pub(crate) fn list_directory(directory: BorrowedFd<'_>, path: &str) -> Result<Vec<String>, Error> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let at = |errno| Error::io(path, errno);
-    let mut dir = Dir::openat(directory, ".", flags, Mode::empty()).map_err(at)?;
+    let mut dir = match Dir::openat(directory, ".", flags, Mode::empty()) {
+        // It was removed while we had it open, so it was empty.
+        Err(Errno::ENOENT) => return Ok(Vec::new()),
+        other => other.map_err(at)?,
+    };
     let mut names = Vec::new();
     for entry in dir.iter() {
         let entry = entry.map_err(at)?;
