@@ -6,6 +6,11 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 
+# rust-toolchain.toml names a version. Where rustup has it only as its `stable`, and may not install, that one does.
+ifneq ($(shell cargo --version >/dev/null 2>&1 && echo yes),yes)
+export RUSTUP_TOOLCHAIN := stable
+endif
+
 ENVS := .cache/envs
 BIN := .venv/bin
 UV := .venv/bin/uv
