@@ -20,7 +20,7 @@ CRATES := $(shell sed -n 's/^members = \[\(.*\)\]/\1/p' Cargo.toml | tr -d '",')
 RUST_TESTED := --workspace --exclude vineyard-python
 PANDAS := pandas2 pandas3
 # Static without another C library: the target has to be named, or build scripts would be static too.
-STATIC := $(shell rustc -vV | sed -n 's/^host: //p')
+STATIC := $(shell $(if $(RUSTUP_TOOLCHAIN),RUSTUP_TOOLCHAIN=$(RUSTUP_TOOLCHAIN)) rustc -vV | sed -n 's/^host: //p')
 PYTHON_SOURCES = $(wildcard python bench demo .ci)
 
 .PHONY: help
