@@ -206,7 +206,7 @@ impl Volume {
             }
             let full = format!("{base}{entry}");
             let at = |errno| Error::io(full.as_str(), errno);
-            if matches!(entry.as_str(), ".stream" | ".end") {
+            if matches!(entry.as_str(), ".stream" | ".end" | ".consumed") {
                 Tree::unlink(directory, &entry).map_err(at)?;
                 continue;
             }

@@ -7,7 +7,7 @@ use crate::id::ObjectId;
 use crate::kind::Kind;
 
 /// A validated name: a relative UTF-8 path of at most 1,024 bytes, whose components have 1 to 255 bytes and are none of
-/// `.`, `..`, `.stream`, `.end`, and do not start with `.vineyard`.
+/// `.`, `..`, `.stream`, `.end`, `.consumed`, and do not start with `.vineyard`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Name(String);
 
@@ -76,7 +76,9 @@ fn fault(name: &str) -> Option<&'static str> {
     name.split('/').find_map(|component| match component {
         "" => Some("it starts or ends with '/', or has '//'"),
         "." | ".." => Some("it has a component '.' or '..'"),
-        ".stream" | ".end" => Some("'.stream' and '.end' are the marks of a stream"),
+        ".stream" | ".end" | ".consumed" => {
+            Some("'.stream', '.end' and '.consumed' are the marks of a stream")
+        }
         c if c.len() > 255 => Some("a component is longer than 255 bytes"),
         c if c.starts_with(".vineyard") => {
             Some("components that start with '.vineyard' are reserved")
@@ -193,6 +195,7 @@ mod tests {
             "a/.vineyardx",
             "s/.stream",
             "s/.end",
+            "s/.consumed",
             &long,
             &longer,
         ] {

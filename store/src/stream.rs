@@ -12,6 +12,7 @@ use nix::fcntl::{AtFlags, OFlag, openat};
 use nix::sys::stat::{Mode as FileMode, fstatat};
 use serde::{Deserialize, Serialize};
 
+use crate::consumed;
 use crate::error::Error;
 use crate::get::{read_rest, regular};
 use crate::kind::Kind;
@@ -91,8 +92,8 @@ impl Volume {
         Ok(StreamWriter {
             volume: Arc::clone(self),
             name: name.clone(),
+            next: consumed::read(directory.as_fd())?,
             directory,
-            next: 0,
         })
     }
 
@@ -165,6 +166,12 @@ impl StreamWriter {
             match self.volume.point(&name, &object, false) {
                 Ok(()) => {
                     self.next += 1;
+                    let consumed = consumed::read(self.directory.as_fd())?;
+                    // The index was free because its part had been read and removed: nobody looks there again.
+                    if consumed >= self.next && self.volume.unname(&name, &object)? {
+                        self.next = consumed;
+                        continue;
+                    }
                     return Ok(Ref {
                         name: Some(name),
                         ..part.clone()
@@ -202,6 +209,7 @@ impl StreamWriter {
     }
 
     fn finish(mut self, error: Option<String>) -> Result<u64, Error> {
+        self.next = self.next.max(consumed::read(self.directory.as_fd())?);
         // Other producers may have appended too.
         while self.volume.exists(&part_name(&self.name, self.next)?)? {
             self.next += 1;
@@ -226,7 +234,8 @@ impl StreamWriter {
 }
 
 impl StreamReader {
-    /// Removes each part as it is read; what was got of it stays valid.
+    /// Removes each part as it is read; what was got of it stays valid. Each part is returned at most once, and a
+    /// reader that starts anew goes on after the last one that was.
     #[must_use]
     pub fn consuming(self) -> Self {
         Self {
@@ -259,24 +268,29 @@ impl StreamReader {
     /// [`Error::Timeout`], [`Error::StreamFailed`] when the producer failed, [`Error::Lost`] when a part is gone.
     pub fn next(&mut self, timeout: Option<Duration>) -> Result<Option<Object>, Error> {
         let until = timeout.and_then(|t| Instant::now().checked_add(t));
-        let name = part_name(&self.name, self.next)?;
-        if let Some(part) = self.take(&name)? {
-            return Ok(Some(part));
-        }
         loop {
+            if let Some(part) = self.take()? {
+                return Ok(Some(part));
+            }
+            let name = part_name(&self.name, self.next)?;
             let (mut watch, deepest) = self.volume.watch_towards(&name)?;
             loop {
                 let seen = watch.seen();
                 // First the mark, then the part: a part that is older than the mark is seen then.
                 let end = self.end_mark()?;
-                if let Some(part) = self.take(&name)? {
+                if let Some(part) = self.take()? {
                     return Ok(Some(part));
                 }
                 match end {
                     Some(end) if self.next < end.parts => {
-                        return Err(Error::Lost {
-                            key: name.to_string(),
-                        });
+                        let missing = part_name(&self.name, self.next)?;
+                        // Another consuming reader may have it.
+                        if self.next_name()? == missing {
+                            return Err(Error::Lost {
+                                key: missing.to_string(),
+                            });
+                        }
+                        continue;
                     }
                     Some(End {
                         error: Some(message),
@@ -302,17 +316,38 @@ impl StreamReader {
         }
     }
 
-    fn take(&mut self, name: &Name) -> Result<Option<Object>, Error> {
-        let part = match self.volume.get(Key::Name(name), self.mode) {
-            Ok(part) => part,
-            Err(Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        if self.consume {
-            self.volume.remove(Key::Name(name))?;
+    fn take(&mut self) -> Result<Option<Object>, Error> {
+        loop {
+            let name = self.next_name()?;
+            let part = match self.volume.get(Key::Name(&name), self.mode) {
+                Ok(part) => part,
+                Err(Error::NotFound { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            self.next += 1;
+            // Otherwise another reader has it, or its producer moved it behind the mark.
+            if !self.consume || self.claim(&name)? {
+                return Ok(Some(part));
+            }
         }
-        self.next += 1;
-        Ok(Some(part))
+    }
+
+    /// Removes the part before `next`; of several readers one succeeds.
+    fn claim(&self, part: &Name) -> Result<bool, Error> {
+        let directory = self.volume.tree().directory(self.name.as_str());
+        let directory = directory.map_err(|errno| Error::io(self.name.as_str(), errno))?;
+        consumed::advance(self.volume.tree(), directory.as_fd(), self.next)?;
+        self.volume.remove(Key::Name(part))
+    }
+
+    /// The name of the next part; a consuming reader starts after what was consumed before.
+    fn next_name(&mut self) -> Result<Name, Error> {
+        if self.consume
+            && let Ok(directory) = self.volume.tree().directory(self.name.as_str())
+        {
+            self.next = self.next.max(consumed::read(directory.as_fd())?);
+        }
+        part_name(&self.name, self.next)
     }
 
     fn end_mark(&self) -> Result<Option<End>, Error> {

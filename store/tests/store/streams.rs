@@ -143,3 +143,90 @@ fn wait_returns_when_all_names_are_there_whatever_their_depth() {
         }
     });
 }
+
+#[test]
+fn a_producer_that_starts_anew_goes_on_after_what_was_consumed() {
+    let place = place();
+    let append = |writer: &mut vineyard_store::StreamWriter, byte: u8| {
+        writer
+            .append(Kind::Raw, &[IoSlice::new(&[byte])])
+            .unwrap()
+            .name
+            .unwrap()
+            .to_string()
+    };
+    let mut lagging = place.volume.stream_writer(&name("s")).unwrap();
+    let mut first = place.volume.stream_writer(&name("s")).unwrap();
+    for byte in 0..3 {
+        append(&mut first, byte);
+    }
+    let consume = || place.volume.stream_reader(&name("s")).unwrap().consuming();
+    let mut reader = consume();
+    for byte in 0..3 {
+        assert_eq!(reader.next(SOON).unwrap().unwrap().bytes(), [byte]);
+    }
+    assert!(matches!(reader.next(SOON), Err(Error::Timeout { .. })));
+
+    let mut anew = place.volume.stream_writer(&name("s")).unwrap();
+    assert_eq!(append(&mut anew, 3), "s/00000003");
+    assert_eq!(append(&mut lagging, 4), "s/00000004");
+    assert_eq!(reader.next(SOON).unwrap().unwrap().bytes(), [3]);
+    // A reader that starts anew, too.
+    assert_eq!(consume().next(SOON).unwrap().unwrap().bytes(), [4]);
+    assert_eq!(
+        place
+            .volume
+            .stream_writer(&name("s"))
+            .unwrap()
+            .end()
+            .unwrap(),
+        5
+    );
+    assert!(consume().next(SOON).unwrap().is_none());
+    assert!(place.volume.fsck(false).unwrap().problems.is_empty());
+    assert!(place.volume.remove_prefix("s/").is_ok());
+}
+
+#[test]
+fn of_several_consuming_readers_each_part_reaches_one() {
+    let place = place();
+    let volume = &place.volume;
+    let read = std::thread::scope(|scope| {
+        let readers: Vec<_> = (0..3)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut reader = volume.stream_reader(&name("s")).unwrap().consuming();
+                    let mut seen = Vec::new();
+                    while let Some(part) = reader.next(LONG).unwrap() {
+                        seen.push(part.bytes().to_vec());
+                    }
+                    seen
+                })
+            })
+            .collect();
+        let writers: Vec<_> = (0..2_u8)
+            .map(|thread| {
+                scope.spawn(move || {
+                    for i in 0..100_u8 {
+                        // Anew each time, so that it starts at what is free.
+                        let mut writer = volume.stream_writer(&name("s")).unwrap();
+                        writer
+                            .append(Kind::Raw, &[IoSlice::new(&[thread, i])])
+                            .unwrap();
+                    }
+                })
+            })
+            .collect();
+        for writer in writers {
+            writer.join().unwrap();
+        }
+        volume.stream_writer(&name("s")).unwrap().end().unwrap();
+        readers
+            .into_iter()
+            .flat_map(|reader| reader.join().unwrap())
+            .collect::<Vec<_>>()
+    });
+    assert_eq!(read.len(), 200);
+    let distinct: std::collections::BTreeSet<_> = read.into_iter().collect();
+    assert_eq!(distinct.len(), 200);
+}
