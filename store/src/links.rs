@@ -60,8 +60,9 @@ impl Volume {
         let digits = object.id.to_string();
         let links = self.tree().links.as_fd();
         let at = |errno| self.failed(".vineyard/links", errno, 0);
-        make_directory(links, &digits).map_err(at)?;
-        let directory = match openat(links, digits.as_str(), DIRECTORY, Mode::empty()) {
+        let opened = make_directory(links, &digits)
+            .and_then(|()| openat(links, digits.as_str(), DIRECTORY, Mode::empty()));
+        let directory = match opened {
             // Whoever removed the object meanwhile took its notes along.
             Err(Errno::ENOENT) => return Err(Error::not_found(key.to_string())),
             other => other.map_err(at)?,

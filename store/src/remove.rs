@@ -311,7 +311,11 @@ pub(crate) fn list_directory(directory: BorrowedFd<'_>, path: &str) -> Result<Ve
     };
     let mut names = Vec::new();
     for entry in dir.iter() {
-        let entry = entry.map_err(at)?;
+        let entry = match entry {
+            // It was removed while we read it.
+            Err(Errno::ENOENT) => break,
+            other => other.map_err(at)?,
+        };
         match entry.file_name().to_str() {
             Ok("." | "..") | Err(_) => {}
             Ok(name) => names.push(name.to_owned()),
