@@ -44,6 +44,10 @@ impl Volume {
                     key: name.to_string(),
                     why: "it is a directory",
                 }),
+                Entry::Below if self.exists(name)? => Err(Error::Foreign {
+                    key: name.to_string(),
+                    why: "it is a member of a pack, which is removed as a whole",
+                }),
                 _ => Ok(false),
             };
         };

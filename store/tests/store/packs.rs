@@ -159,3 +159,18 @@ fn a_damaged_pack_gives_errors_but_never_a_wrong_place_in_memory() {
         );
     }
 }
+
+#[test]
+fn a_member_of_a_pack_is_not_removed_alone() {
+    let place = place();
+    let content = [IoSlice::new(b"1")];
+    let members = [(Some("a"), Kind::Raw, &content[..])];
+    place.volume.put_many(&members, &named("p")).unwrap();
+    let refused = place.volume.remove(Key::Name(&name("p/a")));
+    assert!(
+        matches!(&refused, Err(Error::Foreign { why, .. }) if why.contains("pack")),
+        "{refused:?}"
+    );
+    assert!(!place.volume.remove(Key::Name(&name("p/b"))).unwrap());
+    assert!(place.volume.exists(&name("p/a")).unwrap());
+}
