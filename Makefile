@@ -17,7 +17,7 @@ UV := .venv/bin/uv
 WHEELS := target/wheels
 CRATES := $(shell sed -n 's/^members = \[\(.*\)\]/\1/p' Cargo.toml | tr -d '",')
 # The binding is a library that only an interpreter can load; pytest tests it.
-RUST_TESTED := --workspace --exclude vineyard-python
+RUST_TESTED := --workspace --exclude vineyard-python --features vineyard-charge/control
 PANDAS := pandas2 pandas3
 # Static without another C library: the target has to be named, or build scripts would be static too.
 STATIC := $(shell $(if $(RUSTUP_TOOLCHAIN),RUSTUP_TOOLCHAIN=$(RUSTUP_TOOLCHAIN)) rustc -vV | sed -n 's/^host: //p')
@@ -104,7 +104,7 @@ test: lint test-rust test-python test-wheel test-bench sanity ## Runs every chec
 
 .PHONY: test-rust
 test-rust: ## Runs the Rust tests
-	cargo test --locked $(RUST_TESTED) --features vineyard-charge/control
+	cargo test --locked $(RUST_TESTED)
 
 .PHONY: test-python
 test-python: wheel $(PANDAS:%=$(ENVS)/%/.ready) ## Runs the Python tests, with pandas 2 and with pandas 3
