@@ -1,4 +1,4 @@
-//! Who pays for a page of tmpfs, and how to change it: reserve, pull, survey and recharge.
+//! Who pays for a page of tmpfs, and how to change it: reserve, pull, survey, recharge and hand over.
 //!
 //! A page is billed to the memory cgroup of the process that allocates it, and stays there whoever writes or reads it
 //! later. So a *payer*, a process in the paying pod, allocates pages on file descriptors that it is handed
@@ -6,6 +6,7 @@
 
 pub mod cgroup;
 pub mod descriptor;
+pub mod handover;
 mod mapping;
 pub mod payer;
 pub mod probe;

@@ -28,7 +28,7 @@ use crate::mount::{LinuxMounter, Unmounter, unmount_here};
 use crate::node::{self, Node};
 use crate::validation::Targets;
 use crate::volume::{Catalog, FileCatalog, NodeId, label_value};
-use crate::{http, server};
+use crate::{http, retainer, server};
 
 /// Name of the subcommand that unmounts one path.
 const UNMOUNT: &str = "unmount";
@@ -76,6 +76,20 @@ enum Role {
         controller: ControllerFlags,
         #[command(flatten)]
         node: NodeFlags,
+    },
+    /// The payer of bytes whose producers have gone: a process of its own, in the pod that is billed for them.
+    Retainer {
+        /// Unix socket to serve, at most 107 bytes. A stale socket is replaced.
+        #[arg(long, env = "VINEYARD_RETAINER", value_name = "PATH", value_parser = endpoint)]
+        listen: PathBuf,
+        /// Format of the log on standard error.
+        #[arg(
+            long,
+            env = "VINEYARD_LOG_FORMAT",
+            value_name = "FORMAT",
+            default_value = "text"
+        )]
+        log_format: LogFormat,
     },
     /// Takes one mount off a path. The driver runs this as a child, because it may hang.
     #[command(name = UNMOUNT, hide = true)]
@@ -198,6 +212,10 @@ impl Args {
         let result = match self.role {
             Role::Unmount { parent, path } => {
                 unmount_here(parent, &path).map_err(anyhow::Error::from)
+            }
+            Role::Retainer { listen, log_format } => {
+                start_log(log_format);
+                retainer::run(&listen)
             }
             Role::Controller {
                 shared,

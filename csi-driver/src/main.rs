@@ -1,6 +1,7 @@
 //! The CSI driver: memory volumes that kubelet provisions and mounts. `docs/design/csi.md` says how; `args` puts it together.
 
 mod args;
+mod bill;
 mod bytes;
 mod controller;
 mod edge;
@@ -11,6 +12,7 @@ mod metrics;
 mod mount;
 mod node;
 mod registration;
+mod retainer;
 mod server;
 mod socket;
 mod validation;

