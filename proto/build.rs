@@ -4,6 +4,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(["proto/payer.proto"], ["proto"])?;
     prost_build::Config::new().compile_fds(descriptors)?;
+    let descriptors = protox::compile(["proto/node.proto"], ["proto"])?;
+    prost_build::Config::new()
+        .extern_path(".vineyard.payer.v1", "crate::payer")
+        .compile_fds(descriptors)?;
     #[cfg(feature = "csi")]
     csi::compile()?;
     Ok(())

@@ -4,6 +4,8 @@
 //! frame's first byte. [`Frames`] never blocks by itself and holds a bounded number of bytes and descriptors, whatever
 //! the peer sends.
 
+pub mod peek;
+
 use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;

@@ -15,6 +15,7 @@ mod registration;
 mod retainer;
 mod server;
 mod socket;
+mod sockets;
 mod validation;
 mod volume;
 

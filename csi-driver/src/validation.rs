@@ -9,7 +9,7 @@ use vineyard_proto::csi::VolumeCapability;
 use vineyard_proto::csi::volume_capability::{AccessType, MountVolume, access_mode::Mode};
 
 use crate::mount::Flags;
-use crate::volume::{AccessMode, VolumeId};
+use crate::volume::{AccessMode, PodUid, VolumeId};
 
 /// The specification's limits, in bytes.
 const STRING: usize = 128;
@@ -242,6 +242,19 @@ impl Targets {
             });
         }
         Ok(path)
+    }
+
+    /// The pod that a target path, as [`take`](Self::take) returned it, belongs to: kubelet alone makes directories
+    /// `pods/<uid>/volumes/…`, so this is the one identity that nobody else can claim.
+    pub(crate) fn pod(&self, path: &Path) -> Option<PodUid> {
+        let below = self
+            .roots
+            .iter()
+            .find_map(|root| path.strip_prefix(root).ok())?;
+        let mut parts = below.iter();
+        let (pods, uid, volumes) = (parts.next()?, parts.next()?, parts.next()?);
+        (pods == "pods" && volumes == "volumes").then_some(())?;
+        PodUid::parse(uid.to_str()?)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The messages that Vineyard's processes exchange, generated from `proto/*.proto`. Code only: no behaviour.
 //!
-//! `payer` is always there and links only prost. The feature `csi` adds the gRPC services of the driver.
+//! `payer` and `node` are always there and link only prost. The feature `csi` adds the gRPC services of the driver.
 
 /// Client ↔ payer: reserve and pull on passed descriptors.
 pub mod payer {
@@ -9,6 +9,15 @@ pub mod payer {
         reason = "generated; the .proto file is the documentation"
     )]
     include!(concat!(env!("OUT_DIR"), "/vineyard.payer.v1.rs"));
+}
+
+/// Sidecar ↔ node driver: grants, measurements, leaving.
+pub mod node {
+    #![expect(
+        missing_docs,
+        reason = "generated; the .proto file is the documentation"
+    )]
+    include!(concat!(env!("OUT_DIR"), "/vineyard.node.v1.rs"));
 }
 
 /// Container Storage Interface 1.12. `{:?}` of a request never shows its secrets.

@@ -1,4 +1,4 @@
-//! Identities of volumes and nodes.
+//! Identities of volumes, nodes and pods.
 
 use std::fmt;
 
@@ -56,7 +56,7 @@ fn is_label(text: &str) -> bool {
 }
 
 /// FNV-1a, 128 bits: stable over versions and platforms, which the standard library's hasher is not.
-fn fnv1a(bytes: &[u8]) -> u128 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u128 {
     const BASIS: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
     bytes.iter().fold(BASIS, |hash, byte| {
@@ -101,6 +101,37 @@ impl NodeId {
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// Uid of a pod, as kubelet names the pod's directory. Safe as a file name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub(crate) struct PodUid(String);
+
+impl PodUid {
+    /// Takes a uid: 1 to 63 of lower-case letters, digits and inner `-`. Static pods have a hash, others a UUID.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        is_label(text).then(|| Self(text.to_owned()))
+    }
+
+    /// The text of it.
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for PodUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for PodUid {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text)
+            .ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no pod uid")))
     }
 }
 

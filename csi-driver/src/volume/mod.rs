@@ -13,7 +13,7 @@ pub(crate) use access::AccessMode;
 pub(crate) use capacity::{CapacityRange, PAGE, RangeError};
 pub(crate) use catalog::Catalog;
 pub(crate) use file::FileCatalog;
-pub(crate) use id::{NodeId, VolumeId, label_value};
+pub(crate) use id::{NodeId, PodUid, VolumeId, fnv1a, label_value};
 pub(crate) use life::{Conflict, Presence};
 pub(crate) use parameters::{OnLoss, ParameterError, Parameters};
 pub(crate) use record::{Claim, Layer, Phase, Publication, Staging, Volume};

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::sys::stat::fstat;
 use tokio::net::UnixStream;
 use tokio::task;
+use vineyard_charge::wire::peek;
 
-use super::frame;
 use crate::service::Service;
 use crate::verb::LARGE;
 
@@ -42,7 +42,7 @@ pub(crate) async fn wait(service: &Service, descriptors: Vec<OwnedFd>) {
 
 /// Closes a connection. Descriptors that nobody took are closed with it.
 pub(crate) async fn socket(service: &Service, stream: UnixStream) {
-    if frame::queued(stream.as_fd()).is_ok_and(|bytes| bytes == 0) {
+    if peek::queued(stream.as_fd()).is_ok_and(|bytes| bytes == 0) {
         return;
     }
     if let Ok(stream) = stream.into_std() {

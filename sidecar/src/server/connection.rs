@@ -21,11 +21,11 @@ use tokio::net::UnixStream;
 use tokio::task;
 use tokio::time::timeout;
 use vineyard_charge::wire;
+use vineyard_charge::wire::peek::{self, Head, Malformed, Taken, Whole};
 use vineyard_proto::payer::{Reply, Request, refused::Reason, reply};
 
 use super::admission::Peer;
 use super::closing;
-use super::frame::{self, Head, Malformed, Taken, Whole};
 use crate::metrics::{Ended, Outcome};
 use crate::service::Service;
 use crate::verb::{self, Answer, Session, Verb};
@@ -158,7 +158,7 @@ impl Connection {
         loop {
             let ready = self.stream.ready(Interest::READABLE).await?;
             let seen = self.stream.try_io(Interest::READABLE, || {
-                match frame::look(self.stream.as_fd())? {
+                match peek::look(self.stream.as_fd())? {
                     Head::Empty => Err(io::ErrorKind::WouldBlock.into()),
                     // Closed before we looked: the rest will never come.
                     Head::Begun if ready.is_read_closed() => Ok(Head::Malformed(Malformed::Half)),

@@ -6,7 +6,6 @@
 mod admission;
 pub(crate) mod closing;
 mod connection;
-mod frame;
 
 use std::io;
 use std::sync::Arc;

@@ -6,10 +6,9 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+use super::{MAX_DESCRIPTORS, MAX_FRAME, receive_with_fds};
 use nix::errno::Errno;
-use nix::libc;
 use nix::sys::socket::{MsgFlags, recv};
-use vineyard_charge::wire::{self, MAX_DESCRIPTORS, MAX_FRAME};
 
 /// Bytes of a frame's length.
 const HEADER: usize = 4;
@@ -19,7 +18,7 @@ const NEAR: usize = 4096;
 
 /// What a peer did that no frame allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Malformed {
+pub enum Malformed {
     /// A frame without content or with too much.
     #[error("a frame of {0} bytes")]
     Length(u32),
@@ -36,7 +35,7 @@ pub(crate) enum Malformed {
 
 /// What lies at the head of a socket's queue.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Head {
+pub enum Head {
     /// No byte yet.
     Empty,
     /// The beginning of a frame.
@@ -51,31 +50,33 @@ pub(crate) enum Head {
 
 /// A whole frame that still lies in the socket's queue.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Whole {
+pub struct Whole {
     /// Bytes after the header.
     length: usize,
     /// Its content, unless the sender cut the frame into several messages: then it is only known once taken.
-    pub(crate) body: Option<Vec<u8>>,
+    pub body: Option<Vec<u8>>,
 }
 
 /// A frame that was taken off the queue.
 #[derive(Debug)]
-pub(crate) struct Taken {
+pub struct Taken {
     /// Its content.
-    pub(crate) body: Vec<u8>,
+    pub body: Vec<u8>,
     /// What came with it.
-    pub(crate) descriptors: Vec<OwnedFd>,
+    pub descriptors: Vec<OwnedFd>,
     /// Why it is none after all.
-    pub(crate) fault: Option<Malformed>,
+    pub fault: Option<Malformed>,
 }
 
-nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
+mod ioctl {
+    nix::ioctl_read_bad!(fionread, libc::FIONREAD, libc::c_int);
+}
 
 /// Looks at the head of the queue without taking anything.
 ///
 /// # Errors
 /// When the socket is broken. `WouldBlock` never: that is [`Head::Empty`].
-pub(crate) fn look(socket: BorrowedFd<'_>) -> io::Result<Head> {
+pub fn look(socket: BorrowedFd<'_>) -> io::Result<Head> {
     // Asked first: what is seen below can only be more, unless it stops at a message that carries descriptors.
     let queued = queued(socket)?;
     let mut near = [0; NEAR];
@@ -116,13 +117,13 @@ impl Whole {
     ///
     /// # Errors
     /// When the socket is broken.
-    pub(crate) fn take(self, socket: BorrowedFd<'_>) -> io::Result<Taken> {
+    pub fn take(self, socket: BorrowedFd<'_>) -> io::Result<Taken> {
         let mut frame = vec![0; HEADER + self.length];
         let mut descriptors = Vec::new();
         let mut filled = 0;
         let mut fault = None;
         while filled < frame.len() && fault.is_none() {
-            match wire::receive_with_fds(socket, &mut frame[filled..], &mut descriptors) {
+            match receive_with_fds(socket, &mut frame[filled..], &mut descriptors) {
                 Ok(0) => fault = Some(Malformed::Half),
                 Ok(taken) => filled += taken,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -159,9 +160,9 @@ fn peek(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Option<usize>> 
 ///
 /// # Errors
 /// When it is no socket.
-pub(crate) fn queued(socket: BorrowedFd<'_>) -> io::Result<usize> {
+pub fn queued(socket: BorrowedFd<'_>) -> io::Result<usize> {
     let mut bytes: libc::c_int = 0;
     // SAFETY: FIONREAD writes one int, to a live local of that type.
-    unsafe { fionread(socket.as_raw_fd(), &raw mut bytes) }?;
+    unsafe { ioctl::fionread(socket.as_raw_fd(), &raw mut bytes) }?;
     Ok(usize::try_from(bytes).unwrap_or(0))
 }
