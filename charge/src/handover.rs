@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use crate::cgroup::CgroupId;
@@ -43,9 +43,20 @@ pub struct Progress {
     total: AtomicU64,
     seen: AtomicU64,
     moved: AtomicU64,
+    stop: AtomicBool,
 }
 
 impl Progress {
+    /// Has the pass end soon, between two steps, as if its time were up.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was told to end.
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     /// Bytes that the volume held at the beginning.
     pub fn total(&self) -> u64 {
         self.total.load(Ordering::Relaxed)

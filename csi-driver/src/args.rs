@@ -18,13 +18,14 @@ use vineyard_proto::csi::controller_server::ControllerServer;
 use vineyard_proto::csi::identity_server::IdentityServer;
 use vineyard_proto::csi::node_server::NodeServer;
 
+use crate::bill::{Bills, Engine, FileRequest, Pods, Retainer, RetainerEngine, Settings};
 use crate::bytes::Bytes;
 use crate::controller::{self, Controller, NodeBudget};
 use crate::edge::Edge;
 use crate::identity::Identity;
 use crate::keyed_lock::KeyedLock;
 use crate::metrics::Metrics;
-use crate::mount::{LinuxMounter, Unmounter, unmount_here};
+use crate::mount::{LinuxMounter, Mounter, Unmounter, unmount_here};
 use crate::node::{self, Node};
 use crate::validation::Targets;
 use crate::volume::{Catalog, FileCatalog, NodeId, label_value};
@@ -179,6 +180,9 @@ struct NodeFlags {
     #[arg(long, env = "VINEYARD_REGISTRY", value_name = "PATH")]
     registry: Option<PathBuf>,
 
+    #[command(flatten)]
+    bill: BillFlags,
+
     /// Seconds that an unmount may take, before its caller is told to come again.
     #[arg(
         long,
@@ -196,6 +200,86 @@ struct NodeFlags {
         default_value = "/proc/sys/kernel/random/boot_id"
     )]
     boot_id_file: PathBuf,
+}
+
+/// Who is billed for what is in the volumes.
+#[derive(Debug, Flags)]
+struct BillFlags {
+    /// Directory of records and sockets that die with the boot, on a tmpfs. Made private to root.
+    #[arg(
+        long,
+        env = "VINEYARD_RUN_DIR",
+        value_name = "PATH",
+        default_value = "/run/vineyard"
+    )]
+    run_dir: PathBuf,
+
+    /// Socket of this node's retainer, normally <run-dir>/retainer/retainer.sock. None: bytes stay on the bill of whoever put them.
+    #[arg(long, env = "VINEYARD_RETAINER", value_name = "PATH")]
+    retainer: Option<PathBuf>,
+
+    /// Cgroup that kubelet's `kubepods` is in, as a directory. Default: the whole hierarchy that accounts memory.
+    #[arg(long, env = "VINEYARD_CGROUP_ROOT", value_name = "PATH")]
+    cgroup_root: Option<PathBuf>,
+
+    /// The longest that NodeUnpublishVolume waits until the pod's bytes are handed over, in milliseconds.
+    #[arg(
+        long,
+        env = "VINEYARD_HAND_OVER_PATIENCE",
+        value_name = "MILLISECONDS",
+        default_value_t = 15_000
+    )]
+    hand_over_patience: u64,
+
+    /// After a hand-over that left something, in milliseconds; doubled with each one in a row.
+    #[arg(
+        long,
+        env = "VINEYARD_HAND_OVER_PAUSE",
+        value_name = "MILLISECONDS",
+        default_value_t = 1_000
+    )]
+    hand_over_pause: u64,
+
+    /// The longest such pause, in milliseconds.
+    #[arg(
+        long,
+        env = "VINEYARD_HAND_OVER_LONGEST_PAUSE",
+        value_name = "MILLISECONDS",
+        default_value_t = 300_000
+    )]
+    hand_over_longest_pause: u64,
+
+    /// Hand-overs, each of one volume, at the same time.
+    #[arg(
+        long,
+        env = "VINEYARD_HAND_OVERS",
+        value_name = "NUMBER",
+        default_value_t = 2,
+        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64)
+    )]
+    hand_overs: usize,
+
+    /// Between two looks at the pods that have volumes here, in milliseconds.
+    #[arg(
+        long,
+        env = "VINEYARD_LOOK_PERIOD",
+        value_name = "MILLISECONDS",
+        default_value_t = 10_000
+    )]
+    look_period: u64,
+
+    /// Between two surveys of a volume whose use changes, in milliseconds; more when they take long.
+    #[arg(
+        long,
+        env = "VINEYARD_SURVEY_PERIOD",
+        value_name = "MILLISECONDS",
+        default_value_t = 60_000
+    )]
+    survey_period: u64,
+
+    /// What the retainer's memory request is raised by, ahead of need.
+    #[arg(long, env = "VINEYARD_REQUEST_CHUNK", value_name = "BYTES", default_value = "64MiB", value_parser = pages)]
+    request_chunk: Bytes,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -288,6 +372,7 @@ impl Parts {
             layers,
             kubelet_dirs,
             registry,
+            bill,
             unmount_patience,
             boot_id_file,
         } = flags;
@@ -306,16 +391,20 @@ impl Parts {
             ],
             patience: Duration::from_secs(unmount_patience),
         };
+        let boot_id = boot_id.trim().to_owned();
+        let mounter: Arc<dyn Mounter> = Arc::new(LinuxMounter::new(unmounter));
+        let bills = bills(bill, &layers, &boot_id, budget, &mounter)?;
         let node = Arc::new(Node {
             id: node_id,
             pool,
-            boot_id: boot_id.trim().to_owned(),
+            boot_id,
             budget,
             layers,
             targets: Targets::new(&kubelet_dirs),
             catalog: Arc::clone(&self.catalog),
-            mounter: Arc::new(LinuxMounter::new(unmounter)),
+            mounter,
             locks: KeyedLock::default(),
+            bills,
         });
         let service = node::Service {
             edge: self.edge.clone(),
@@ -364,6 +453,7 @@ fn serve(shared: Shared, build: impl FnOnce(Parts) -> anyhow::Result<Parts>) -> 
             node.reconcile()
                 .await
                 .context("compare records and mounts")?;
+            node.bills.start().await;
             tokio::spawn(node.sweep());
         }
         ready.send_replace(true);
@@ -372,6 +462,57 @@ fn serve(shared: Shared, build: impl FnOnce(Parts) -> anyhow::Result<Parts>) -> 
     // An unmount that hangs must not hold the process.
     runtime.shutdown_background();
     ended
+}
+
+/// The bills of a node.
+fn bills(
+    flags: BillFlags,
+    layers: &Path,
+    boot_id: &str,
+    budget: Bytes,
+    mounter: &Arc<dyn Mounter>,
+) -> anyhow::Result<Bills> {
+    let BillFlags {
+        run_dir,
+        retainer,
+        cgroup_root,
+        hand_over_patience,
+        hand_over_pause,
+        hand_over_longest_pause,
+        hand_overs,
+        look_period,
+        survey_period,
+        request_chunk,
+    } = flags;
+    private_directory(&run_dir)?;
+    let records = run_dir.join("bill");
+    private_directory(&records)?;
+    let pods = Arc::new(Pods::new(cgroup_root).context("cgroups of pods")?);
+    let request = FileRequest::open(records.join("request.json"), boot_id, budget)?;
+    let settings = Settings {
+        layers: layers.to_owned(),
+        records,
+        boot_id: boot_id.to_owned(),
+        join: Duration::from_millis(hand_over_patience),
+        look: Duration::from_millis(look_period),
+        survey: Duration::from_millis(survey_period),
+        pause: Duration::from_millis(hand_over_pause),
+        longest_pause: Duration::from_millis(hand_over_longest_pause),
+        chunk: request_chunk,
+        runs: hand_overs,
+    };
+    let engine = retainer.map(|socket| {
+        let pods = Arc::clone(&pods);
+        let pod_directory_of = move |pid| pods.directory_of(pid).ok().flatten();
+        Arc::new(RetainerEngine(Retainer::new(socket, pod_directory_of))) as Arc<dyn Engine>
+    });
+    Ok(Bills::open(
+        settings,
+        pods,
+        engine,
+        Arc::new(request),
+        Arc::clone(mounter),
+    )?)
 }
 
 fn private_directory(path: &Path) -> anyhow::Result<()> {

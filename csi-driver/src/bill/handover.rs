@@ -1,5 +1,4 @@
 //! Hand-over of a layer's bill, and the room that a full layer lends for it. The engine itself is `vineyard_charge::handover`.
-#![expect(dead_code, unused_imports, reason = "the job that runs it comes next")]
 
 use std::io;
 use std::path::PathBuf;

@@ -1,5 +1,4 @@
 //! The driver's side of the retainer: its payer, and the cgroups that it pays with.
-#![expect(dead_code, reason = "the job that uses it comes next")]
 
 use std::io;
 use std::os::unix::net::UnixStream;

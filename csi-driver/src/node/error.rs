@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use tonic::{Code, Status};
 
+use crate::bill;
 use crate::bytes::Bytes;
 use crate::edge::chain;
 use crate::mount;
@@ -127,6 +128,9 @@ pub(crate) enum Error {
     /// The mount.
     #[error(transparent)]
     Mount(#[from] mount::Error),
+    /// The bill.
+    #[error(transparent)]
+    Bill(#[from] bill::Error),
     /// A bug.
     #[error("the call failed inside: {0}")]
     Inside(String),
@@ -159,6 +163,12 @@ impl From<&Error> for Status {
                 // More were taken off than ever belong there; the next call goes on.
                 mount::Error::Stacked { .. } => Code::Aborted,
                 mount::Error::System { .. } | mount::Error::Malformed(_) => Code::Internal,
+            },
+            Error::Bill(error) => match error {
+                // It lets go between two steps; the next call finds it free.
+                bill::Error::Busy(_) => Code::Aborted,
+                // Memory is not used without anybody knowing who is billed.
+                _ => Code::Internal,
             },
             Error::Inside(_) => Code::Internal,
         };

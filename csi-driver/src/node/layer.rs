@@ -134,7 +134,7 @@ impl Node {
         match settled {
             Ok(volume) => {
                 tracing::info!(volume.id = %id, epoch, generation = volume.generation, capacity = %volume.capacity, "resident");
-                Ok(())
+                Ok(self.bills.resident(id, Vec::new()).await?)
             }
             Err(error) => {
                 self.unmount_layer(id).await?;
@@ -177,6 +177,7 @@ impl Node {
             Ok(())
         })
         .await?;
+        self.bills.dropped(id).await;
         tracing::error!(volume.id = %id, reason, "the content of a volume is lost");
         Ok(())
     }
@@ -184,8 +185,16 @@ impl Node {
     /// Takes the memory away. Everything in it is gone then.
     pub(super) async fn unmount_layer(&self, id: &VolumeId) -> Result<(), Error> {
         let (path, ours) = (self.layer_path(id), mount_of(id));
-        self.blocking(move |mounter| mount::ensure_unmounted(mounter, ours, &path))
-            .await
+        // Whoever looks at the bill has files of it open.
+        self.bills.halt(id).await?;
+        let unmounted = self
+            .blocking(move |mounter| mount::ensure_unmounted(mounter, ours, &path))
+            .await;
+        match &unmounted {
+            Ok(()) => self.bills.dropped(id).await,
+            Err(_) => self.bills.resume(id),
+        }
+        unmounted
     }
 }
 

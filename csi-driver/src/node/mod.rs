@@ -25,6 +25,7 @@ use vineyard_proto::csi::{
     NodeUnstageVolumeRequest, NodeUnstageVolumeResponse, Topology, node_server,
 };
 
+use crate::bill::Bills;
 use crate::bytes::Bytes;
 use crate::edge::{Edge, Never};
 use crate::identity::{NODE_KEY, POOL_KEY};
@@ -56,6 +57,8 @@ pub(crate) struct Node {
     pub(crate) mounter: Arc<dyn Mounter>,
     /// One operation per volume.
     pub(crate) locks: KeyedLock,
+    /// Who is billed for what is on them.
+    pub(crate) bills: Bills,
 }
 
 impl Node {

@@ -64,6 +64,14 @@ impl Node {
             published.map_err(|conflict| refusal(&id, &path, conflict))
         })
         .await?;
+        let (pod, writable) = (self.targets.pod(&path), !publication.claim.read_only);
+        let noted = self.bills.published(&id, &path, pod, writable).await;
+        if let Err(error) = noted {
+            if is_new {
+                self.withdraw(&id, &path).await;
+            }
+            return Err(error.into());
+        }
         // Somebody may have taken the staging mount away: it is put back, so that kubelet's view is true again.
         self.show(&id, staged, flags(&staging.claim)).await?;
         let shown = self
@@ -86,8 +94,11 @@ impl Node {
         let path = self.targets.take("target_path", &request.target_path)?;
         match id {
             Some(id) => {
+                // Before the lock: meanwhile other pods may come and go.
+                self.bills.before_unpublish(&id, &path).await;
                 let _guard = self.lock(&id)?;
                 self.remove(&id, &path).await?;
+                self.bills.after_unpublish(&id, &path).await;
             }
             // A volume that nobody can know is not mounted anywhere; an empty directory may be left.
             None => {
@@ -126,8 +137,11 @@ impl Node {
             volume.unpublish(&self.id, path);
             Ok(())
         });
-        if let Err(error) = withdrawn.await {
-            tracing::warn!(volume.id = %id, %error, "a publication that failed stays recorded");
+        match withdrawn.await {
+            Ok(_) => self.bills.after_unpublish(id, path).await,
+            Err(error) => {
+                tracing::warn!(volume.id = %id, %error, "a publication that failed stays recorded");
+            }
         }
     }
 }

@@ -47,7 +47,7 @@ impl Node {
                 .get(&self.id)
                 .is_some_and(|layer| layer.boot_id != self.boot_id)
         };
-        catalog::change::<Error>(&*self.catalog, id, |latest| {
+        let volume = catalog::change::<Error>(&*self.catalog, id, |latest| {
             latest.forget_boot(&self.id, &self.boot_id);
             if stale(latest) {
                 latest.layers.remove(&self.id);
@@ -55,6 +55,15 @@ impl Node {
             Ok(())
         })
         .await?;
+        if volume.phase == Phase::Resident && volume.home.as_ref() == Some(&self.id) {
+            let here = volume.publications.iter();
+            let here = here.filter(|publication| publication.node == self.id);
+            let tenants = here.map(|publication| {
+                let pod = self.targets.pod(&publication.path);
+                (publication.path.clone(), pod, !publication.claim.read_only)
+            });
+            self.bills.resident(id, tenants.collect()).await?;
+        }
         Ok(())
     }
 

@@ -138,6 +138,7 @@ impl Bench {
 
 fn start(folder: &Path, catalog: &Arc<dyn Catalog>, boot: &str, mounter: Arc<dyn Mounter>) -> Node {
     let folder = folder.canonicalize().unwrap();
+    let bills = crate::bill::tests::unbilled(&folder, boot, &mounter);
     Node {
         id: NodeId::parse("a").unwrap(),
         pool: "default".into(),
@@ -148,6 +149,7 @@ fn start(folder: &Path, catalog: &Arc<dyn Catalog>, boot: &str, mounter: Arc<dyn
         catalog: Arc::clone(catalog),
         mounter,
         locks: KeyedLock::default(),
+        bills,
     }
 }
 

@@ -68,6 +68,8 @@ impl Driver {
             .arg(at("catalog"))
             .arg("--layers")
             .arg(at("layers"))
+            .arg("--run-dir")
+            .arg(at("run"))
             .arg("--kubelet-dir")
             .arg(at("kubelet"))
             .arg("--boot-id-file")

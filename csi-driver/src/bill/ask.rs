@@ -1,0 +1,256 @@
+//! What a pod may ask about its own bill, by way of its sockets.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::task::spawn_blocking;
+use tonic::async_trait;
+use vineyard_charge::survey::{Surveyor, survey_tree};
+use vineyard_charge::{Extent, Full, Limit, PAGE, ReserveError};
+
+use super::{Account, Accounts, Bills, Error, LeavingRecord, leaving_path, record};
+use crate::bytes::Bytes;
+use crate::edge::chain;
+use crate::sockets::{Billing, BillingError};
+use crate::volume::{PodUid, VolumeId};
+
+#[async_trait]
+impl Billing for Bills {
+    async fn measure(&self, pod: &PodUid) -> Result<Bytes, BillingError> {
+        Ok(self.charged(pod).await?)
+    }
+
+    async fn reserve_retained(
+        &self,
+        pod: &PodUid,
+        files: Vec<(OwnedFd, Extent)>,
+    ) -> Result<(), ReserveError> {
+        self.reserve(pod, files).await
+    }
+
+    async fn leaving(&self, pod: &PodUid, at_most: Bytes) -> Result<(), BillingError> {
+        Ok(self.leaves(pod, at_most).await?)
+    }
+
+    async fn returned(&self, pod: &PodUid) -> Result<(), BillingError> {
+        Ok(self.stays(pod)?)
+    }
+}
+
+impl From<Error> for BillingError {
+    fn from(error: Error) -> Self {
+        Self::Failed(chain(&error))
+    }
+}
+
+impl Bills {
+    /// Bytes charged to the pod's subtree on its volumes. Never less than the truth: pages that no path reaches count as this pod's.
+    ///
+    /// # Errors
+    /// When a volume of it cannot be surveyed.
+    async fn charged(&self, pod: &PodUid) -> Result<Bytes, Error> {
+        let mut sum: u64 = 0;
+        for id in self.volumes_of(pod) {
+            let (inner, uid) = (Arc::clone(&self.inner), pod.clone());
+            let survey = move || -> Result<u64, Error> {
+                let layer = inner.layer(&id);
+                let root = std::fs::File::open(&layer)
+                    .map_err(vineyard_charge::survey::SurveyError::from)?;
+                let tree = survey_tree(&mut Surveyor::open()?, root.as_fd())?;
+                let owners = inner.pods.subtree(&uid);
+                let charged = tree
+                    .owners
+                    .iter()
+                    .filter(|(owner, _)| owners.contains(owner));
+                let charged: u64 = charged.map(|(_, bytes)| bytes).sum();
+                let usage = inner.mounter.usage(&layer)?;
+                let used = usage.bytes.saturating_sub(usage.free_bytes);
+                Ok(charged + used.saturating_sub(tree.present))
+            };
+            let surveyed = spawn_blocking(survey).await;
+            sum += surveyed.map_err(|panic| Error::Inside(panic.to_string()))??;
+        }
+        Ok(Bytes(sum))
+    }
+
+    /// The pod is about to leave with at most `at_most` bytes that were granted to it. When this returns, the retainer's request covers
+    /// them and that is on record; the hand-over has begun.
+    ///
+    /// # Errors
+    /// When it is not on record.
+    async fn leaves(&self, pod: &PodUid, at_most: Bytes) -> Result<(), Error> {
+        let settings = &self.inner.settings;
+        let record = LeavingRecord {
+            boot_id: settings.boot_id.clone(),
+            pod_uid: pod.clone(),
+            at_most,
+        };
+        record::write(&leaving_path(&settings.records, pod), &record)?;
+        let before = self.inner.accounts().leaving.insert(pod.clone(), at_most);
+        let ids = self.volumes_of(pod);
+        let mut used = HashMap::new();
+        for id in &ids {
+            used.insert(id, self.inner.used(id).await.unwrap_or_default().bytes);
+        }
+        for id in &ids {
+            let mut all = self.inner.accounts();
+            let Some(account) = all.volumes.get_mut(id) else {
+                continue;
+            };
+            let used = used.get(id).copied().unwrap_or_default();
+            // Said again, only what is new of it. Alone, it has all there is, ordinary files too.
+            let expected = match (before, account.is_only(pod)) {
+                (None, true) => account.unretained(used),
+                (None, false) => at_most.0.min(account.unretained(used)),
+                (Some(before), _) => at_most.0.saturating_sub(before.0),
+            };
+            account.ask(expected);
+        }
+        self.inner
+            .settle_request(&ids.iter().collect::<Vec<_>>())
+            .await?;
+        for id in &ids {
+            self.inner.kick(id);
+        }
+        tracing::info!(pod.uid = %pod, at_most = %at_most, volumes = ids.len(), "a pod leaves");
+        Ok(())
+    }
+
+    /// The pod does not leave after all. What has moved stays with the retainer.
+    ///
+    /// # Errors
+    /// When that is not on record.
+    fn stays(&self, pod: &PodUid) -> Result<(), Error> {
+        if !self.inner.forget(pod)? {
+            return Ok(());
+        }
+        let ids = self.volumes_of(pod);
+        for id in &ids {
+            if let Some(account) = self.inner.accounts().volumes.get_mut(id) {
+                account.ask(0);
+            }
+            self.inner.kick(id);
+        }
+        tracing::info!(pod.uid = %pod, "a pod does not leave after all");
+        Ok(())
+    }
+
+    /// Has the retainer allocate extents of files on volumes that the pod may write. All or nothing.
+    ///
+    /// # Errors
+    /// [`ReserveError::Full`] when they do not fit under what is allocated to the retainer.
+    async fn reserve(
+        &self,
+        pod: &PodUid,
+        files: Vec<(OwnedFd, Extent)>,
+    ) -> Result<(), ReserveError> {
+        let engine = self.inner.engine.clone();
+        let engine = engine.ok_or_else(|| refused("there is no retainer on this node"))?;
+        let shares = self.shares(pod, &files)?;
+        self.cover(&shares).await?;
+        let reserve = move || -> Result<(), ReserveError> {
+            let payer = engine
+                .payer()
+                .map_err(|trouble| refused(&trouble.to_string()))?;
+            let extents: Vec<_> = files
+                .iter()
+                .map(|(file, extent)| (file.as_fd(), *extent))
+                .collect();
+            payer.reserve(&extents)
+        };
+        let reserved = spawn_blocking(reserve).await;
+        let reserved = reserved.unwrap_or_else(|panic| Err(refused(&panic.to_string())));
+        let mut all = self.inner.accounts();
+        for (id, bytes) in &shares {
+            if let Some(account) = all.volumes.get_mut(id) {
+                account.reserved(*bytes, reserved.is_ok());
+            }
+        }
+        reserved
+    }
+
+    /// Makes room under the retainer's request for bytes that are about to be reserved.
+    async fn cover(&self, shares: &[(VolumeId, u64)]) -> Result<(), ReserveError> {
+        let inner = &self.inner;
+        let asked: u64 = shares.iter().map(|(_, bytes)| bytes).sum();
+        // Nobody else sums up or asks between the look and what it leads to.
+        let _turn = inner.asking.lock().await;
+        for (id, bytes) in shares {
+            if let Some(account) = inner.accounts().volumes.get_mut(id) {
+                account.reserve(*bytes);
+            }
+        }
+        let total = inner.wanted().await;
+        if total > inner.request.allocated().0 {
+            let chunk = inner.settings.chunk.0.max(PAGE);
+            let raised = total.saturating_add(chunk).next_multiple_of(chunk);
+            let asked_for = inner.request.set(Bytes(raised)).await;
+            let mut all = inner.accounts();
+            (all.ahead, all.ahead_since) = (raised - total, Some(Instant::now()));
+            if let Err(error) = asked_for {
+                give_up(&mut all, shares);
+                return Err(refused(&error.to_string()));
+            }
+        }
+        let allocated = inner.request.allocated().0;
+        if total <= allocated {
+            return Ok(());
+        }
+        let mut all = inner.accounts();
+        give_up(&mut all, shares);
+        Err(ReserveError::Full(Full {
+            asked,
+            free: allocated.saturating_sub(total - asked),
+            limit: Limit::Allowance,
+            limit_bytes: allocated,
+        }))
+    }
+
+    /// How the extents are spread over the pod's volumes.
+    fn shares(
+        &self,
+        pod: &PodUid,
+        files: &[(OwnedFd, Extent)],
+    ) -> Result<Vec<(VolumeId, u64)>, ReserveError> {
+        let mut devices = HashMap::new();
+        for id in self.volumes_of(pod) {
+            let device = std::fs::metadata(self.inner.layer(&id))?.dev();
+            devices.insert(device, (id, 0));
+        }
+        for (file, extent) in files {
+            let device = nix::sys::stat::fstat(file)
+                .map_err(std::io::Error::from)?
+                .st_dev;
+            let (_, bytes) = devices
+                .get_mut(&device)
+                .ok_or_else(|| refused("the file is on no volume of this pod"))?;
+            *bytes += extent.length.next_multiple_of(PAGE);
+        }
+        let shares = devices.into_values().filter(|(_, bytes)| *bytes > 0);
+        Ok(shares.collect())
+    }
+
+    /// The volumes that a pod has here.
+    fn volumes_of(&self, pod: &PodUid) -> Vec<VolumeId> {
+        let all = self.inner.accounts();
+        let its = all.volumes.iter().filter(|(_, account)| account.has(pod));
+        its.map(|(id, _)| id.clone()).collect()
+    }
+}
+
+fn give_up(all: &mut Accounts, shares: &[(VolumeId, u64)]) {
+    for (id, bytes) in shares {
+        if let Some(account) = all.volumes.get_mut(id) {
+            Account::reserved(account, *bytes, false);
+        }
+    }
+}
+
+fn refused(message: &str) -> ReserveError {
+    ReserveError::Refused {
+        message: message.to_owned(),
+    }
+}

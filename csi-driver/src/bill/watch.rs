@@ -1,0 +1,93 @@
+//! What no call tells: pods whose cgroup is gone, volumes whose use changes, and a request that is higher than it must be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Bills, Inner};
+use crate::volume::PodUid;
+
+/// How much longer than the last one a pause between two surveys of a volume is: at most a twentieth of a processor.
+const SPARING: u32 = 20;
+
+/// How long the request stays ahead of need when nobody needs more.
+const AHEAD: Duration = Duration::from_secs(60);
+
+impl Bills {
+    /// Looks again and again. Never ends.
+    pub(crate) async fn watch(self) {
+        loop {
+            tokio::time::sleep(self.inner.settings.look).await;
+            self.inner.look().await;
+        }
+    }
+}
+
+impl Inner {
+    pub(super) async fn look(self: &Arc<Self>) {
+        if self.engine.is_none() {
+            return;
+        }
+        let alive = self.alive().await;
+        let ids: Vec<_> = self.accounts().volumes.keys().cloned().collect();
+        for id in &ids {
+            let Some(used) = self.used(id).await else {
+                continue;
+            };
+            if let Some(account) = self.accounts().volumes.get_mut(id) {
+                let has_lost = account.look(|uid| alive.get(uid).copied().unwrap_or(false));
+                let pause = self.settings.survey.max(account.took() * SPARING);
+                if has_lost {
+                    account.ask(account.unretained(used.bytes));
+                } else if account.is_stale(used, pause) {
+                    account.ask(0);
+                }
+            }
+            self.kick(id);
+        }
+        {
+            let mut all = self.accounts();
+            if all.ahead_since.is_some_and(|at| at.elapsed() > AHEAD) {
+                (all.ahead, all.ahead_since) = (0, None);
+            }
+        }
+        self.forget_strangers();
+        if let Err(error) = self.settle_request(&[]).await {
+            tracing::warn!(%error, "the retainer's request is not what it should be");
+        }
+    }
+
+    /// Forgets who leaves and has no volume here any more.
+    fn forget_strangers(&self) {
+        let strangers: Vec<PodUid> = {
+            let all = self.accounts();
+            let has_one = |uid: &PodUid| all.volumes.values().any(|account| account.has(uid));
+            let leaving = all.leaving.keys().filter(|uid| !has_one(uid));
+            leaving.cloned().collect()
+        };
+        for uid in strangers {
+            if let Err(error) = self.forget(&uid) {
+                tracing::warn!(pod.uid = %uid, %error, "the record of a pod that has left stays");
+            }
+        }
+    }
+
+    /// Which of the pods that have a volume here have a cgroup.
+    async fn alive(self: &Arc<Self>) -> BTreeMap<PodUid, bool> {
+        let uids: Vec<PodUid> = {
+            let all = self.accounts();
+            let tenants = all.volumes.values().flat_map(super::Account::tenants);
+            tenants.filter_map(|tenant| tenant.uid.clone()).collect()
+        };
+        let pods = Arc::clone(&self.pods);
+        let look = move || {
+            uids.into_iter()
+                .map(|uid| {
+                    let is_alive = pods.directory(&uid).is_some();
+                    (uid, is_alive)
+                })
+                .collect()
+        };
+        tokio::task::spawn_blocking(look).await.unwrap_or_default()
+    }
+}
