@@ -141,6 +141,15 @@ struct ControllerFlags {
         default_value_t = 8
     )]
     drop_patience: u64,
+
+    /// Seconds that a node may be silent before it is taken for dead: then DeleteVolume does not wait for it.
+    #[arg(
+        long,
+        env = "VINEYARD_NODE_GRACE",
+        value_name = "SECONDS",
+        default_value_t = 40
+    )]
+    node_grace: u64,
 }
 
 #[derive(Debug, Flags)]
@@ -347,14 +356,15 @@ impl Parts {
         let ControllerFlags {
             default_capacity,
             drop_patience,
+            node_grace,
         } = flags;
         let controller = Arc::new(Controller {
             catalog: Arc::clone(&self.catalog),
             nodes,
             default_capacity,
             drop_patience: Duration::from_secs(drop_patience),
+            node_grace: Duration::from_secs(node_grace),
             locks: KeyedLock::default(),
-            booking: tokio::sync::Mutex::default(),
         });
         let service = controller::Service {
             edge: self.edge.clone(),
@@ -454,7 +464,8 @@ fn serve(shared: Shared, build: impl FnOnce(Parts) -> anyhow::Result<Parts>) -> 
                 .await
                 .context("compare records and mounts")?;
             node.bills.start().await;
-            tokio::spawn(node.sweep());
+            tokio::spawn(Arc::clone(&node).sweep());
+            tokio::spawn(node.live());
         }
         ready.send_replace(true);
         server::run(parts.routes, endpoint, parts.registry).await

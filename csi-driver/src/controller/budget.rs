@@ -1,4 +1,4 @@
-//! What nodes offer, and what of it is booked. Pure sums: the caller holds the booking lock.
+//! What nodes offer, and what of it is left. Pure sums; the catalog alone decides whether a booking fits.
 
 use std::collections::HashMap;
 use std::str::FromStr;
@@ -7,8 +7,7 @@ use vineyard_proto::csi::Topology;
 
 use crate::bytes::Bytes;
 use crate::identity::{NODE_KEY, POOL_KEY};
-use crate::volume::NodeId;
-use crate::volume::catalog::Stored;
+use crate::volume::{Listing, NodeId, catalog};
 
 /// The memory that a node offers to volumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +31,12 @@ impl NodeBudget {
     }
 
     /// What is left of it. Never below 0, although a budget may have been made smaller.
-    pub(crate) fn free(&self, all: &[Stored]) -> Bytes {
-        let here = all
-            .iter()
-            .filter(|stored| stored.volume.booked == self.node);
-        let booked: u64 = here.map(|stored| stored.volume.capacity.0).sum();
-        Bytes(self.budget.0.saturating_sub(booked))
+    ///
+    /// # Errors
+    /// When there is a record that cannot be read.
+    pub(crate) fn free(&self, all: &Listing) -> Result<Bytes, catalog::Error> {
+        let booked = all.booked(&self.node)?;
+        Ok(Bytes(self.budget.0.saturating_sub(booked.0)))
     }
 }
 
@@ -56,11 +55,39 @@ impl FromStr for NodeBudget {
     }
 }
 
-/// The nodes in the order in which they are tried: the preferred segments first to last, then the required ones. No
-/// segments: all nodes, the emptiest first.
+/// The nodes in the order in which they are tried, with what each has left: the preferred segments first to last, then the
+/// required ones. No segments: all nodes, the emptiest first.
+///
+/// # Errors
+/// When there is a record that cannot be read.
 pub(crate) fn candidates<'a>(
     nodes: &'a [NodeBudget],
-    all: &[Stored],
+    all: &Listing,
+    preferred: &[Topology],
+    requisite: &[Topology],
+) -> Result<Vec<(&'a NodeBudget, Bytes)>, catalog::Error> {
+    let with_free = |node: &'a NodeBudget| Ok((node, node.free(all)?));
+    let order = ordered(nodes, preferred, requisite).into_iter();
+    let mut order: Vec<_> = order
+        .map(with_free)
+        .collect::<Result<_, catalog::Error>>()?;
+    if requisite.is_empty() {
+        let mut rest: Vec<_> = nodes.iter().map(with_free).collect::<Result<_, _>>()?;
+        rest.sort_by_key(|(_, free)| std::cmp::Reverse(*free));
+        // Preferences without requirements bind to nothing.
+        order.extend(rest);
+    }
+    let mut seen = Vec::new();
+    order.retain(|(node, _)| {
+        let first = !seen.contains(&&node.node);
+        seen.push(&node.node);
+        first
+    });
+    Ok(order)
+}
+
+fn ordered<'a>(
+    nodes: &'a [NodeBudget],
     preferred: &[Topology],
     requisite: &[Topology],
 ) -> Vec<&'a NodeBudget> {
@@ -77,22 +104,11 @@ pub(crate) fn candidates<'a>(
             .collect()
     };
     let mut order = in_order(preferred);
-    if requisite.is_empty() {
-        let mut rest: Vec<_> = nodes.iter().collect();
-        rest.sort_by_key(|node| std::cmp::Reverse(node.free(all)));
-        // Preferences without requirements bind to nothing.
-        order.extend(rest);
-    } else {
+    if !requisite.is_empty() {
         let required = in_order(requisite);
         order.retain(|node| required.contains(node));
         order.extend(required);
     }
-    let mut seen = Vec::new();
-    order.retain(|node| {
-        let first = !seen.contains(&&node.node);
-        seen.push(&node.node);
-        first
-    });
     order
 }
 
@@ -109,10 +125,10 @@ mod tests {
         }
     }
 
-    fn names(order: &[&NodeBudget]) -> String {
+    fn names(order: &[(&NodeBudget, Bytes)]) -> String {
         order
             .iter()
-            .map(|node| node.node.as_str())
+            .map(|(node, _)| node.node.as_str())
             .collect::<Vec<_>>()
             .join(" ")
     }
@@ -130,7 +146,7 @@ mod tests {
         );
         let far = term(&[(POOL_KEY, "far")]);
         let order = |preferred: &[Topology], requisite: &[Topology]| {
-            names(&candidates(&nodes, &[], preferred, requisite))
+            names(&candidates(&nodes, &Listing::default(), preferred, requisite).unwrap())
         };
         assert_eq!(order(&[], &[]), "b c a");
         assert_eq!(order(&[c.clone(), a.clone()], &[]), "c a b");

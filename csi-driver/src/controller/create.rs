@@ -7,7 +7,7 @@ use vineyard_proto::csi::{
 };
 
 use super::budget::candidates;
-use super::{Controller, Error};
+use super::{Controller, Error, NodeBudget};
 use crate::bytes::Bytes;
 use crate::identity::POOL_KEY;
 use crate::validation;
@@ -82,7 +82,7 @@ impl Wish {
 }
 
 impl Controller {
-    pub(super) async fn create(
+    pub(crate) async fn create(
         &self,
         request: CreateVolumeRequest,
     ) -> Result<CreateVolumeResponse, Error> {
@@ -109,29 +109,41 @@ impl Controller {
 
     async fn book(&self, wish: Wish) -> Result<Volume, Error> {
         let capacity = wish.range.choose(self.default_capacity)?;
-        let _booking = self.booking.lock().await;
         let all = self.catalog.list().await?;
         let TopologyRequirement {
             requisite,
             preferred,
         } = &wish.topology;
-        let order = candidates(&self.nodes, &all, preferred, requisite);
-        let Some(node) = order.iter().find(|node| node.free(&all) >= capacity) else {
-            let free = order.iter().map(|node| node.free(&all)).max();
-            let free = free.unwrap_or(Bytes(0));
-            return Err(Error::NoRoom {
-                capacity,
-                nodes: order.len(),
-                free,
-            });
-        };
-        let volume = Volume {
-            id: wish.id,
-            name: wish.name,
+        let order = candidates(&self.nodes, &all, preferred, requisite)?;
+        let mut most = Bytes(0);
+        for (node, _) in order.iter().filter(|(_, free)| *free >= capacity) {
+            let volume = wish.booked_on(node, capacity);
+            match self.catalog.book(None, volume, node.budget).await {
+                Ok(stored) => return Ok(stored.volume),
+                // Somebody was faster. There may be room on the next one.
+                Err(catalog::Error::NoRoom { free, .. }) => most = most.max(free),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let free = order.iter().map(|(_, free)| *free);
+        Err(Error::NoRoom {
+            capacity,
+            nodes: order.len(),
+            free: free.filter(|free| *free < capacity).fold(most, Bytes::max),
+        })
+    }
+}
+
+impl Wish {
+    /// The volume before its first stage.
+    fn booked_on(&self, node: &NodeBudget, capacity: Bytes) -> Volume {
+        Volume {
+            id: self.id.clone(),
+            name: self.name.clone(),
             phase: Phase::Booked,
             capacity,
-            parameters: wish.parameters,
-            access_modes: wish.access_modes,
+            parameters: self.parameters.clone(),
+            access_modes: self.access_modes.clone(),
             pool: node.pool.clone(),
             booked: node.node.clone(),
             home: None,
@@ -140,8 +152,7 @@ impl Controller {
             layers: Default::default(),
             stagings: Vec::new(),
             publications: Vec::new(),
-        };
-        Ok(self.catalog.create(volume).await?.volume)
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! DeleteVolume: marks the record, waits until the nodes have dropped the memory, removes the record.
+//! DeleteVolume: marks the record, waits until the nodes have dropped the memory, removes the record. Dead nodes are not waited
+//! for: they get a tombstone, and drop the memory when they come back.
 
 use tokio::time::{Instant, timeout_at};
 use vineyard_proto::csi::{DeleteVolumeRequest, DeleteVolumeResponse};
@@ -18,12 +19,15 @@ impl Controller {
             return Ok(DeleteVolumeResponse {});
         };
         let _guard = self.lock(&id)?;
+        let all = self.catalog.list().await?;
         let marked = catalog::change::<Error>(&*self.catalog, &id, |volume| {
-            if volume.phase != Phase::Deleting && volume.is_in_use() {
+            // Kubelet of a dead node takes nothing away any more.
+            let (stagings, publications) = volume.users(|node| !all.is_dead(node, self.node_grace));
+            if volume.phase != Phase::Deleting && stagings + publications > 0 {
                 return Err(Error::InUse {
                     id: id.clone(),
-                    publications: volume.publications.len(),
-                    stagings: volume.stagings.len(),
+                    publications,
+                    stagings,
                 });
             }
             volume.phase = Phase::Deleting;
@@ -53,16 +57,33 @@ impl Controller {
                     Err(error) => return Err(error.into()),
                 }
             }
+            let nodes = || stored.volume.layers.keys();
+            let all = self.catalog.list().await?;
+            if nodes().all(|node| all.is_dead(node, self.node_grace)) {
+                match self.catalog.bury(&stored.version, id).await {
+                    Ok(()) => {
+                        let nodes = names(nodes());
+                        tracing::warn!(volume.id = %id, nodes, "deleted on dead nodes: they drop the memory when they come back");
+                        return Ok(());
+                    }
+                    Err(catalog::Error::NotFound(_)) => return Ok(()),
+                    Err(catalog::Error::Conflict(_)) => continue,
+                    Err(error) => return Err(error.into()),
+                }
+            }
             match timeout_at(deadline, self.catalog.changed(seen)).await {
                 Ok(revision) => seen = revision,
                 Err(_) => {
-                    let nodes: Vec<_> = stored.volume.layers.keys().map(NodeId::as_str).collect();
                     return Err(Error::Dropping {
                         id: id.clone(),
-                        nodes: nodes.join(", "),
+                        nodes: names(nodes()),
                     });
                 }
             }
         }
     }
+}
+
+fn names<'a>(nodes: impl Iterator<Item = &'a NodeId>) -> String {
+    nodes.map(NodeId::as_str).collect::<Vec<_>>().join(", ")
 }

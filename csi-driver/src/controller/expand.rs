@@ -22,9 +22,15 @@ impl Controller {
         }
         let id = known(&request.volume_id)?;
         let _guard = self.lock(&id)?;
-        let _booking = self.booking.lock().await;
-        let all = self.catalog.list().await?;
-        let volume = catalog::change::<Error>(&*self.catalog, &id, |volume| {
+        let booked = self.catalog.get(&id).await?.volume.booked;
+        let node = self.nodes.iter().find(|node| node.node == booked);
+        let budget = node.map_or(Bytes(0), |node| node.budget);
+        let mut more = Bytes(0);
+        let expanded = catalog::change_booking::<Error>(&*self.catalog, &id, budget, |volume| {
+            if volume.booked != booked {
+                // It found its home meanwhile.
+                return Err(Error::Busy(id.clone()));
+            }
             if volume.phase == Phase::Deleting {
                 return Err(Error::Unknown(id.as_str().to_owned()));
             }
@@ -41,21 +47,22 @@ impl Controller {
                 return Ok(());
             }
             let capacity = range.choose(volume.capacity)?;
-            let more = Bytes(capacity.0 - volume.capacity.0);
-            let node = self.nodes.iter().find(|node| node.node == volume.booked);
-            let free = node.map_or(Bytes(0), |node| node.free(&all));
-            if free < more {
+            more = Bytes(capacity.0 - volume.capacity.0);
+            volume.capacity = capacity;
+            Ok(())
+        });
+        let volume = match expanded.await {
+            Err(Error::Catalog(catalog::Error::NoRoom { free, .. })) => {
                 let nodes = usize::from(node.is_some());
+                let capacity = more;
                 return Err(Error::NoRoom {
-                    capacity: more,
+                    capacity,
                     nodes,
                     free,
                 });
             }
-            volume.capacity = capacity;
-            Ok(())
-        })
-        .await?;
+            other => other?,
+        };
         Ok(ControllerExpandVolumeResponse {
             capacity_bytes: volume.capacity.wire(),
             node_expansion_required: volume.home.is_some(),

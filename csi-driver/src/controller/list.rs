@@ -1,9 +1,11 @@
 //! ListVolumes and ControllerGetVolume.
 
+use std::collections::BTreeMap;
+
 use vineyard_proto::csi::controller_get_volume_response::VolumeStatus;
 use vineyard_proto::csi::list_volumes_response::Entry;
 use vineyard_proto::csi::{
-    ControllerGetVolumeRequest, ControllerGetVolumeResponse, ListVolumesRequest,
+    self, ControllerGetVolumeRequest, ControllerGetVolumeResponse, ListVolumesRequest,
     ListVolumesResponse,
 };
 
@@ -29,20 +31,27 @@ impl Controller {
             Some(id.ok_or(Error::Token(token))?)
         };
         let all = self.catalog.list().await?;
-        let mut rest = all
-            .iter()
-            .map(|stored| &stored.volume)
-            .filter(|volume| after.as_ref().is_none_or(|after| volume.id > *after));
+        let readable = all.volumes.iter().map(|stored| &stored.volume);
+        let mut entries: BTreeMap<_, _> = readable
+            .map(|volume| (&volume.id, described(volume)))
+            .collect();
+        for corrupt in &all.corrupt {
+            // It exists. Left out, it would look deleted.
+            entries.extend(corrupt.id.as_ref().map(|id| (id, unreadable(id))));
+        }
+        let mut rest = entries
+            .into_iter()
+            .filter(|(id, _)| after.as_ref().is_none_or(|after| *id > after));
         let page: Vec<_> = match most {
             0 => rest.by_ref().collect(),
             most => rest.by_ref().take(most).collect(),
         };
         let next_token = match (rest.next(), page.last()) {
-            (Some(_), Some(last)) => format!("{AFTER}{}", last.id),
+            (Some(_), Some((last, _))) => format!("{AFTER}{last}"),
             _ => String::new(),
         };
-        let entry = |volume| Entry {
-            volume: Some(described(volume)),
+        let entry = |(_, volume)| Entry {
+            volume: Some(volume),
             status: None,
         };
         Ok(ListVolumesResponse {
@@ -62,5 +71,13 @@ impl Controller {
             // Which nodes have it is no capability of ours, and neither is its condition.
             status: Some(VolumeStatus::default()),
         })
+    }
+}
+
+/// A volume whose record cannot be read: 0 is how the specification says that the capacity is unknown.
+fn unreadable(id: &VolumeId) -> csi::Volume {
+    csi::Volume {
+        volume_id: id.as_str().to_owned(),
+        ..Default::default()
     }
 }

@@ -14,7 +14,6 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Mutex;
 use tonic::{Request, Response, Status, async_trait};
 use vineyard_proto::csi::controller_service_capability::{Rpc, Type, rpc};
 use vineyard_proto::csi::{
@@ -53,8 +52,8 @@ pub(crate) struct Controller {
     pub(crate) drop_patience: Duration,
     /// One operation per volume.
     pub(crate) locks: KeyedLock,
-    /// Held while capacity is summed up and booked, so that two calls never book the same bytes.
-    pub(crate) booking: Mutex<()>,
+    /// How long a node may be silent before it is taken for dead.
+    pub(crate) node_grace: Duration,
 }
 
 impl Controller {

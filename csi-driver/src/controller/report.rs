@@ -21,13 +21,16 @@ impl Controller {
         let mut capabilities = request.volume_capabilities.iter();
         let possible = parameters.is_ok()
             && capabilities.all(|each| validation::capability(Some(each)).is_ok());
+        // With a record that cannot be read, nobody knows what is left: no answer is better than a wrong one.
         let all = self.catalog.list().await?;
         let segments = request.accessible_topology.unwrap_or_default().segments;
         let nodes = self
             .nodes
             .iter()
             .filter(|node| possible && node.is_in(&segments));
-        let free: Vec<u64> = nodes.map(|node| node.free(&all).0 / PAGE * PAGE).collect();
+        let pages = |free: Bytes| free.0 / PAGE * PAGE;
+        let free = nodes.map(|node| node.free(&all).map(pages));
+        let free: Vec<u64> = free.collect::<Result<_, _>>()?;
         let largest = free.iter().max().copied().unwrap_or(0);
         Ok(GetCapacityResponse {
             available_capacity: Bytes(free.iter().sum()).wire(),

@@ -20,8 +20,8 @@ fn controller(nodes: &[&str]) -> (TempDir, Arc<Controller>) {
         nodes: nodes.iter().map(|text| text.parse().unwrap()).collect(),
         default_capacity: Bytes(1 << 20),
         drop_patience: Duration::ZERO,
+        node_grace: Duration::from_secs(40),
         locks: KeyedLock::default(),
-        booking: Mutex::default(),
     };
     (folder, Arc::new(controller))
 }
@@ -257,7 +257,7 @@ async fn requests_that_no_volume_can_meet_are_refused() {
     for (result, expected) in refused {
         assert_eq!(code(result), expected);
     }
-    assert!(controller.catalog.list().await.unwrap().is_empty());
+    assert!(controller.catalog.list().await.unwrap().volumes.is_empty());
     let exact = with(&|r| r.capacity_range = range(3 * MIB, 3 * MIB))
         .await
         .unwrap();
@@ -312,7 +312,99 @@ async fn a_volume_in_use_is_not_deleted_and_one_whose_memory_is_left_is_deleted_
         controller.delete(delete("v")).await.unwrap();
     }
     controller.delete(delete("Not an id: ../..")).await.unwrap();
-    assert!(controller.catalog.list().await.unwrap().is_empty());
+    assert!(controller.catalog.list().await.unwrap().volumes.is_empty());
+}
+
+#[tokio::test]
+async fn a_volume_on_a_dead_node_is_deleted_and_stays_booked_there() {
+    let (_folder, mut controller) = controller(&["a=8MiB"]);
+    controller.create(wish("v", 6)).await.unwrap();
+    let (id, node) = (VolumeId::of_name("v"), NodeId::parse("a").unwrap());
+    controller.catalog.beat(&node, "boot").await.unwrap();
+    change::<Error>(&*controller.catalog, &id, |volume| {
+        let layer = Layer {
+            boot_id: "boot".into(),
+            epoch: 1,
+            context: None,
+        };
+        volume.settle(&node, 1, layer);
+        volume.publications.push(crate::volume::Publication {
+            node: node.clone(),
+            boot_id: "boot".into(),
+            path: "/target".into(),
+            pod_uid: None,
+            claim: crate::volume::Claim {
+                access_mode: crate::volume::AccessMode::SingleNodeWriter,
+                read_only: false,
+                no_exec: false,
+                no_atime: false,
+            },
+        });
+        Ok(())
+    })
+    .await
+    .unwrap();
+    // It was alive a moment ago, so its pods are too.
+    assert_eq!(
+        code(controller.delete(delete("v")).await),
+        Code::FailedPrecondition
+    );
+    Arc::get_mut(&mut controller).unwrap().node_grace = Duration::ZERO;
+    for _ in 0..2 {
+        controller.delete(delete("v")).await.unwrap();
+    }
+    assert!(controller.catalog.list().await.unwrap().volumes.is_empty());
+    let capacity = || controller.capacity(GetCapacityRequest::default());
+    assert_eq!(capacity().await.unwrap().available_capacity, 2 * MIB);
+    assert_eq!(
+        code(controller.create(wish("v", 6)).await),
+        Code::ResourceExhausted
+    );
+    controller.create(wish("v", 2)).await.unwrap();
+    assert_eq!(capacity().await.unwrap().available_capacity, 0);
+    // The node comes back after a reboot.
+    controller.catalog.beat(&node, "boot-2").await.unwrap();
+    assert_eq!(capacity().await.unwrap().available_capacity, 6 * MIB);
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_listed_and_stops_bookings_only() {
+    let (folder, controller) = controller(&["a=64MiB"]);
+    for name in ["v", "w"] {
+        controller.create(wish(name, 1)).await.unwrap();
+    }
+    let path = folder.path().join("v.json");
+    std::fs::write(&path, "{\"volume\":").unwrap();
+    let all = controller
+        .list(ListVolumesRequest::default())
+        .await
+        .unwrap();
+    let entries = all.entries.into_iter().map(|entry| entry.volume.unwrap());
+    let entries: Vec<_> = entries
+        .map(|it| (it.volume_id, it.capacity_bytes))
+        .collect();
+    assert_eq!(entries, [("v".to_owned(), 0), ("w".to_owned(), MIB)]);
+    for status in [
+        controller.create(wish("x", 1)).await.map(drop),
+        controller.create(wish("v", 1)).await.map(drop),
+        controller
+            .capacity(GetCapacityRequest::default())
+            .await
+            .map(drop),
+        controller.delete(delete("v")).await.map(drop),
+    ] {
+        let status = Status::from(&status.unwrap_err());
+        assert_eq!(status.code(), Code::Internal);
+        assert!(
+            status.message().contains(path.to_str().unwrap()),
+            "{status}"
+        );
+    }
+    // What is there goes on.
+    controller.create(wish("w", 1)).await.unwrap();
+    controller.delete(delete("w")).await.unwrap();
+    std::fs::remove_file(&path).unwrap();
+    controller.create(wish("x", 1)).await.unwrap();
 }
 
 #[tokio::test]

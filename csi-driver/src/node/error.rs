@@ -185,5 +185,6 @@ pub(crate) fn catalog_code(error: &catalog::Error) -> Code {
         // Never guessed around: somebody must look at the record.
         catalog::Error::Corrupt { .. } => Code::Internal,
         catalog::Error::Storage { .. } => Code::Internal,
+        catalog::Error::NoRoom { .. } => Code::ResourceExhausted,
     }
 }

@@ -4,9 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::{Error, Node, mount_of};
-use crate::bytes::Bytes;
 use crate::mount::{self, Mounter, Tmpfs};
-use crate::volume::{Layer, PAGE, Phase, Presence, Volume, VolumeId, catalog};
+use crate::volume::{Layer, OnLoss, PAGE, Phase, Presence, Volume, VolumeId, catalog};
 
 /// Looks at a volume that others change meanwhile, before kubelet is told to come again.
 const LOOKS: usize = 8;
@@ -65,6 +64,15 @@ impl Node {
         Err(catalog::Error::Conflict(id.clone()).into())
     }
 
+    /// Whether its content is gone, and its class lets it begin anew.
+    pub(super) async fn begins_anew(&self, volume: &Volume) -> Result<bool, Error> {
+        if volume.parameters.on_loss != OnLoss::Recreate {
+            return Ok(false);
+        }
+        let gone = matches!(self.presence(volume).await?, Presence::Gone { .. });
+        Ok(gone || matches!(volume.phase, Phase::Lost { .. }))
+    }
+
     /// Requires that the volume is present here already.
     pub(super) async fn require_present(&self, volume: &Volume) -> Result<(), Error> {
         match self.presence(volume).await? {
@@ -98,7 +106,6 @@ impl Node {
     /// what a crash left, and nobody has seen it.
     async fn make(&self, volume: &Volume, epoch: u64, context: Option<&str>) -> Result<(), Error> {
         let id = &volume.id;
-        self.require_room(volume).await?;
         let path = self.layer_path(id);
         let options = Tmpfs {
             source: source(id, epoch),
@@ -119,7 +126,7 @@ impl Node {
             epoch,
             context: context.map(str::to_owned),
         };
-        let settled = catalog::change::<Error>(&*self.catalog, id, |latest| {
+        let settled = catalog::change_booking::<Error>(&*self.catalog, id, self.budget, |latest| {
             // Not when somebody else has made it somewhere, deleted it, or expanded it meanwhile.
             if latest.epoch + 1 != epoch
                 || latest.phase != volume.phase
@@ -141,29 +148,16 @@ impl Node {
                 match error {
                     // Look again: it may be here, elsewhere or deleted now.
                     Error::Catalog(catalog::Error::Conflict(_)) => Ok(()),
+                    Error::Catalog(catalog::Error::NoRoom { node, free }) => Err(Error::NoRoom {
+                        id: id.clone(),
+                        capacity: volume.capacity,
+                        node,
+                        free,
+                    }),
                     other => Err(other),
                 }
             }
         }
-    }
-
-    async fn require_room(&self, volume: &Volume) -> Result<(), Error> {
-        if volume.booked == self.id {
-            return Ok(());
-        }
-        let all = self.catalog.list().await?;
-        let here = all.iter().filter(|stored| stored.volume.booked == self.id);
-        let booked: u64 = here.map(|stored| stored.volume.capacity.0).sum();
-        let free = Bytes(self.budget.0.saturating_sub(booked));
-        if free < volume.capacity {
-            return Err(Error::NoRoom {
-                id: volume.id.clone(),
-                capacity: volume.capacity,
-                node: self.id.clone(),
-                free,
-            });
-        }
-        Ok(())
     }
 
     /// Records that the volume's memory here is gone.

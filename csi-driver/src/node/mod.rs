@@ -1,5 +1,6 @@
 //! The Node service: the volume's memory on this node, and where kubelet wants to see it.
 
+mod alive;
 mod error;
 mod expand;
 mod layer;

@@ -35,8 +35,13 @@ impl Node {
             .take("staging_target_path", &request.staging_target_path)?;
         let id = known(&request.volume_id)?;
         let _guard = self.lock(&id)?;
-        let volume = self.catalog.get(&id).await?.volume;
+        let mut volume = self.catalog.get(&id).await?.volume;
         allowed(&volume, &capability)?;
+        if self.begins_anew(&volume).await? {
+            // After a reboot kubelet may leave out the staging.
+            self.stage_at(&id, staged.clone(), &capability).await?;
+            volume = self.catalog.get(&id).await?.volume;
+        }
         let not_staged = || Error::NotStaged {
             id: id.clone(),
             path: staged.clone(),

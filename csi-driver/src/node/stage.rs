@@ -27,15 +27,26 @@ impl Node {
         let id = known(&request.volume_id)?;
         let _guard = self.lock(&id)?;
         allowed(&self.catalog.get(&id).await?.volume, &capability)?;
-        self.ensure_present(&id, capability.context.as_deref())
+        self.stage_at(&id, path, &capability).await?;
+        Ok(NodeStageVolumeResponse {})
+    }
+
+    /// Makes the volume present and shows it at a staging path. The caller has the volume's lock.
+    pub(super) async fn stage_at(
+        &self,
+        id: &VolumeId,
+        path: std::path::PathBuf,
+        capability: &Capability,
+    ) -> Result<(), Error> {
+        self.ensure_present(id, capability.context.as_deref())
             .await?;
         let staging = Staging {
             node: self.id.clone(),
             boot_id: self.boot_id.clone(),
             path: path.clone(),
-            claim: claim(&capability, false),
+            claim: claim(capability, false),
         };
-        catalog::change(&*self.catalog, &id, |volume| {
+        catalog::change(&*self.catalog, id, |volume| {
             volume.forget_boot(&self.id, &self.boot_id);
             self.still_resident(volume)?;
             let incompatible = || Error::Incompatible {
@@ -45,8 +56,7 @@ impl Node {
             volume.stage(staging.clone()).map_err(|_| incompatible())
         })
         .await?;
-        self.show(&id, path, flags(&staging.claim)).await?;
-        Ok(NodeStageVolumeResponse {})
+        self.show(id, path, flags(&staging.claim)).await
     }
 
     pub(super) async fn unstage(

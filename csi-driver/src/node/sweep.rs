@@ -17,15 +17,29 @@ impl Node {
     /// # Errors
     /// When the records or the mounts cannot be read. One volume's trouble is logged and does not stop the others.
     pub(crate) async fn reconcile(&self) -> Result<(), Error> {
-        let volumes = self.catalog.list().await?;
-        for stored in &volumes {
+        // Known as alive before the first call, and before anybody asks.
+        if let Err(error) = self.beat().await {
+            tracing::error!(%error, "the node cannot say that it lives");
+        }
+        let all = self.catalog.list().await?;
+        for corrupt in &all.corrupt {
+            let (path, reason) = (&corrupt.path, &corrupt.reason);
+            tracing::error!(
+                path,
+                reason,
+                "a record cannot be read; whatever it is about is left alone"
+            );
+        }
+        for stored in &all.volumes {
             if let Err(error) = self.put_right(&stored.volume).await {
                 tracing::warn!(volume.id = %stored.volume.id, %error, "a volume is not put right");
             }
         }
         for id in self.found().await? {
-            let recorded = volumes.iter().find(|stored| stored.volume.id == id);
-            if recorded.is_none_or(|stored| !stored.volume.layers.contains_key(&self.id)) {
+            let recorded = all.volumes.iter().find(|stored| stored.volume.id == id);
+            let unknown = !all.is_corrupt(&id)
+                && recorded.is_none_or(|stored| !stored.volume.layers.contains_key(&self.id));
+            if unknown {
                 // A crash came between the mount and its record: nobody has seen this memory.
                 tracing::warn!(volume.id = %id, "memory without a record is dropped");
                 if let Err(error) = self.unmount_layer(&id).await {
@@ -101,7 +115,7 @@ impl Node {
     /// Drops the memory of every volume that is being deleted.
     pub(super) async fn drop_deleted(&self) -> Result<(), Error> {
         let mut trouble = Ok(());
-        for stored in self.catalog.list().await? {
+        for stored in self.catalog.list().await?.volumes {
             let volume = stored.volume;
             if volume.phase != Phase::Deleting || !volume.layers.contains_key(&self.id) {
                 continue;

@@ -7,6 +7,9 @@ use vineyard_proto::csi::volume_capability::access_mode::Mode;
 use vineyard_proto::csi::volume_capability::{AccessMode as WireMode, AccessType, MountVolume};
 use vineyard_proto::csi::{CapacityRange, VolumeCapability};
 
+mod deletion;
+mod several_nodes;
+
 use super::*;
 use crate::mount::Tmpfs;
 use crate::mount::fake::FakeMounter;
@@ -52,11 +55,11 @@ impl Bench {
     }
 
     /// Another boot: no mounts.
-    fn reboot(&mut self) {
+    fn reboot(&mut self, boot: &str) {
         self.node = start(
             self.folder.path(),
             &self.catalog,
-            "boot-2",
+            boot,
             Arc::new(FakeMounter::default()),
         );
     }
@@ -206,7 +209,7 @@ async fn every_call_may_be_repeated_and_by_another_process_too() {
     }
     assert!(!Path::new(&bench.path("pods/p")).exists());
     let volume = bench.read("v").await;
-    assert!(!volume.is_in_use());
+    assert_eq!(volume.users(|_| true), (0, 0));
     // The memory stays for the next pod.
     assert_eq!(volume.phase, Phase::Resident);
     assert_eq!(bench.node.mounter.mounts().unwrap().len(), 1);
@@ -218,7 +221,7 @@ async fn a_reboot_loses_the_content_and_says_so() {
     bench.volume("v").await;
     bench.stage("v").await.unwrap();
     bench.publish("v", "pods/p").await.unwrap();
-    bench.reboot();
+    bench.reboot("boot-2");
     // Kubelet may come before the records are compared.
     assert_eq!(
         code(&bench.publish("v", "pods/p").await.unwrap_err()),
@@ -256,25 +259,50 @@ async fn a_class_may_let_a_lost_volume_begin_anew() {
     let mut bench = Bench::new();
     let id = bench.volume("v").await.id;
     bench.stage("v").await.unwrap();
-    bench.reboot();
-    bench.node.reconcile().await.unwrap();
     change::<Error>(&*bench.catalog, &id, |volume| {
         volume.parameters.on_loss = OnLoss::Recreate;
         Ok(())
     })
     .await
     .unwrap();
-    // Published in another boot's staging: kubelet must stage first.
-    assert_eq!(
-        code(&bench.publish("v", "pods/p").await.unwrap_err()),
-        Code::FailedPrecondition
-    );
-    bench.stage("v").await.unwrap();
+    for (boot, reconciled) in [("boot-2", true), ("boot-3", false)] {
+        bench.reboot(boot);
+        if reconciled {
+            bench.node.reconcile().await.unwrap();
+        }
+        // Kubelet does not always stage again after a reboot.
+        for _ in 0..2 {
+            bench.publish("v", "pods/p").await.unwrap();
+            bench.stage("v").await.unwrap();
+        }
+        for path in ["staging", "pods/p"] {
+            assert_eq!(bench.mounts(&bench.path(path)).len(), 1);
+        }
+    }
     let volume = bench.read("v").await;
     assert_eq!(
         (volume.epoch, volume.generation, volume.phase),
-        (2, 2, Phase::Resident)
+        (3, 3, Phase::Resident)
     );
+    bench.unpublish("v", "pods/p").await.unwrap();
+    bench.unstage("v").await.unwrap();
+    assert_eq!(bench.read("v").await.users(|_| true), (0, 0));
+}
+
+#[tokio::test]
+async fn what_was_never_staged_cannot_be_published() {
+    let bench = Bench::new();
+    let id = bench.volume("v").await.id;
+    let publish = || async { code(&bench.publish("v", "pods/p").await.unwrap_err()) };
+    assert_eq!(publish().await, Code::FailedPrecondition);
+    change::<Error>(&*bench.catalog, &id, |volume| {
+        volume.parameters.on_loss = OnLoss::Recreate;
+        Ok(())
+    })
+    .await
+    .unwrap();
+    assert_eq!(publish().await, Code::FailedPrecondition);
+    assert!(bench.node.mounter.mounts().unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -4,7 +4,9 @@ use std::fmt;
 
 use tonic::async_trait;
 
-use super::{Volume, VolumeId};
+use super::listing::{Listing, Tombstone};
+use super::{NodeId, Volume, VolumeId};
+use crate::bytes::Bytes;
 
 /// Version of a record: opaque, different after every change, never used again for the same id.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,14 @@ pub(crate) enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// More than the node's budget would be booked on it.
+    #[error("node {node} has {free} of its budget left")]
+    NoRoom {
+        /// Which node.
+        node: NodeId,
+        /// What it has left.
+        free: Bytes,
+    },
     /// What it is stored in fails.
     #[error("{doing}: {source}")]
     Storage {
@@ -63,17 +73,11 @@ pub(crate) trait Catalog: Send + Sync + fmt::Debug {
     /// [`Error::NotFound`], or what fails below.
     async fn get(&self, id: &VolumeId) -> Result<Stored, Error>;
 
-    /// Reads all records, sorted by id.
+    /// Reads everything at one moment. Records that cannot be read are named in it, and do not hide the others.
     ///
     /// # Errors
-    /// What fails below; never a part of them.
-    async fn list(&self) -> Result<Vec<Stored>, Error>;
-
-    /// Adds a record.
-    ///
-    /// # Errors
-    /// [`Error::AlreadyExists`], or what fails below.
-    async fn create(&self, volume: Volume) -> Result<Stored, Error>;
+    /// What fails below.
+    async fn list(&self) -> Result<Listing, Error>;
 
     /// Replaces the record that has this version.
     ///
@@ -81,11 +85,50 @@ pub(crate) trait Catalog: Send + Sync + fmt::Debug {
     /// [`Error::NotFound`], [`Error::Conflict`], or what fails below.
     async fn update(&self, version: &ResourceVersion, volume: Volume) -> Result<Stored, Error>;
 
+    /// Adds a record (no version) or replaces the one that has this version, only if everything that is then booked on
+    /// `volume.booked` fits into `budget`. Whoever does this at the same time, the sum is never more. What was booked there
+    /// before may stay, although a budget was made smaller.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`]; [`Error::AlreadyExists`] for a record that is new but is there; [`Error::Corrupt`] when there is a
+    /// record that may have booked there, too; else those of [`update`](Self::update).
+    async fn book(
+        &self,
+        version: Option<&ResourceVersion>,
+        volume: Volume,
+        budget: Bytes,
+    ) -> Result<Stored, Error>;
+
     /// Removes the record that has this version.
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::Conflict`], or what fails below.
     async fn delete(&self, version: &ResourceVersion, id: &VolumeId) -> Result<(), Error>;
+
+    /// Removes the record that has this version; the layers that it still has become tombstones of their nodes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Conflict`], or what fails below.
+    async fn bury(&self, version: &ResourceVersion, id: &VolumeId) -> Result<(), Error>;
+
+    /// Says that a node lives, in this boot, and returns what it still has to drop. Tombstones of its other boots are
+    /// forgotten: that memory is gone.
+    ///
+    /// # Errors
+    /// What fails below.
+    async fn beat(&self, node: &NodeId, boot_id: &str) -> Result<Vec<Tombstone>, Error>;
+
+    /// Forgets a tombstone of a node: the memory is dropped.
+    ///
+    /// # Errors
+    /// What fails below.
+    async fn dropped(&self, node: &NodeId, tombstone: &Tombstone) -> Result<(), Error>;
+
+    /// Adds a record, however large it is.
+    #[cfg(test)]
+    async fn create(&self, volume: Volume) -> Result<Stored, Error> {
+        self.book(None, volume, Bytes(u64::MAX)).await
+    }
 
     /// Returns when something may have changed since `seen`, and at the latest after a few seconds.
     async fn changed(&self, seen: Revision) -> Revision;
@@ -101,6 +144,28 @@ const TRIES: usize = 16;
 pub(crate) async fn change<E: From<Error>>(
     catalog: &dyn Catalog,
     id: &VolumeId,
+    edit: impl FnMut(&mut Volume) -> Result<(), E>,
+) -> Result<Volume, E> {
+    change_within(catalog, id, None, edit).await
+}
+
+/// The same for an edit that books more, or elsewhere: `budget` is that of the node that it books on.
+///
+/// # Errors
+/// Those of [`change`] and of [`Catalog::book`].
+pub(crate) async fn change_booking<E: From<Error>>(
+    catalog: &dyn Catalog,
+    id: &VolumeId,
+    budget: Bytes,
+    edit: impl FnMut(&mut Volume) -> Result<(), E>,
+) -> Result<Volume, E> {
+    change_within(catalog, id, Some(budget), edit).await
+}
+
+async fn change_within<E: From<Error>>(
+    catalog: &dyn Catalog,
+    id: &VolumeId,
+    budget: Option<Bytes>,
     mut edit: impl FnMut(&mut Volume) -> Result<(), E>,
 ) -> Result<Volume, E> {
     for _ in 0..TRIES {
@@ -110,7 +175,11 @@ pub(crate) async fn change<E: From<Error>>(
         if next == stored.volume {
             return Ok(next);
         }
-        match catalog.update(&stored.version, next).await {
+        let swapped = match budget {
+            Some(budget) => catalog.book(Some(&stored.version), next, budget).await,
+            None => catalog.update(&stored.version, next).await,
+        };
+        match swapped {
             Ok(stored) => return Ok(stored.volume),
             Err(Error::Conflict(_)) => {}
             Err(error) => return Err(error.into()),

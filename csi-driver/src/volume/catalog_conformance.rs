@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::bytes::Bytes;
-use crate::volume::{AccessMode, NodeId, Parameters, Phase};
+use crate::volume::{AccessMode, Layer, NodeId, Parameters, Phase};
 
 /// A record that differs from others by its name only.
 pub(crate) fn volume(name: &str) -> Volume {
@@ -34,17 +34,19 @@ pub(crate) async fn all<C: Catalog + 'static>(mut fresh: impl FnMut() -> C) {
     a_version_is_never_valid_again_after_delete_and_create(&fresh()).await;
     concurrent_changes_are_all_kept(Arc::new(fresh())).await;
     a_change_wakes_who_waits(Arc::new(fresh())).await;
+    what_is_booked_never_exceeds_the_budget(Arc::new(fresh())).await;
+    a_tombstone_stays_booked_until_the_memory_is_dropped_or_gone(&fresh()).await;
 }
 
 async fn what_is_created_is_read_and_listed_in_order(catalog: &dyn Catalog) {
-    assert!(catalog.list().await.unwrap().is_empty());
+    assert_eq!(catalog.list().await.unwrap(), Listing::default());
     let id = VolumeId::of_name("b");
     assert!(matches!(catalog.get(&id).await, Err(Error::NotFound(_))));
     let created = catalog.create(volume("b")).await.unwrap();
     catalog.create(volume("a")).await.unwrap();
     catalog.create(volume("Not a label: ü")).await.unwrap();
     assert_eq!(catalog.get(&id).await.unwrap(), created);
-    let listed = catalog.list().await.unwrap();
+    let listed = catalog.list().await.unwrap().volumes;
     let ids: Vec<_> = listed.iter().map(|s| s.volume.id.as_str()).collect();
     assert_eq!(ids[..2], ["a", "b"]);
     assert_eq!(listed[2].volume.name, "Not a label: ü");
@@ -128,4 +130,81 @@ async fn a_change_wakes_who_waits(catalog: Arc<dyn Catalog>) {
     });
     catalog.create(volume("a")).await.unwrap();
     assert_ne!(waiter.await.unwrap(), seen);
+}
+
+async fn what_is_booked_never_exceeds_the_budget(catalog: Arc<dyn Catalog>) {
+    let budget = Bytes(3 * 4096);
+    let node = NodeId::parse("a").unwrap();
+    let calls: Vec<_> = (0..12)
+        .map(|number| {
+            let catalog = Arc::clone(&catalog);
+            let volume = volume(&format!("v{number}"));
+            tokio::spawn(async move { catalog.book(None, volume, budget).await })
+        })
+        .collect();
+    let mut made = Vec::new();
+    for call in calls {
+        match call.await.unwrap() {
+            Ok(stored) => made.push(stored),
+            Err(error) => assert!(matches!(error, Error::NoRoom { .. }), "{error}"),
+        }
+    }
+    assert_eq!(made.len(), 3);
+    assert_eq!(catalog.list().await.unwrap().booked(&node).unwrap(), budget);
+    let Stored { version, volume } = made.remove(0);
+    let larger = Volume {
+        capacity: Bytes(8192),
+        ..volume.clone()
+    };
+    let refused = catalog.book(Some(&version), larger, budget).await;
+    assert!(matches!(refused, Err(Error::NoRoom { free, .. }) if free == Bytes(0)));
+    // What is booked stays booked, under a smaller budget too.
+    let moved = Volume { epoch: 1, ..volume };
+    let kept = catalog.book(Some(&version), moved, Bytes(0)).await;
+    assert_eq!(kept.unwrap().volume.epoch, 1);
+}
+
+async fn a_tombstone_stays_booked_until_the_memory_is_dropped_or_gone(catalog: &dyn Catalog) {
+    let (a, b) = (NodeId::parse("a").unwrap(), NodeId::parse("b").unwrap());
+    for node in [&a, &b] {
+        assert!(catalog.beat(node, "boot-1").await.unwrap().is_empty());
+    }
+    let mut stored = catalog.create(volume("v")).await.unwrap();
+    for node in [&a, &b] {
+        let layer = Layer {
+            boot_id: "boot-1".into(),
+            epoch: 3,
+            context: None,
+        };
+        stored.volume.layers.insert(node.clone(), layer);
+    }
+    let id = stored.volume.id.clone();
+    let stale = stored.version.clone();
+    let stored = catalog
+        .update(&stored.version, stored.volume)
+        .await
+        .unwrap();
+    assert!(matches!(
+        catalog.bury(&stale, &id).await,
+        Err(Error::Conflict(_))
+    ));
+    catalog.bury(&stored.version, &id).await.unwrap();
+    assert!(matches!(catalog.get(&id).await, Err(Error::NotFound(_))));
+    let listing = catalog.list().await.unwrap();
+    for node in [&a, &b] {
+        assert_eq!(listing.booked(node).unwrap(), Bytes(4096));
+    }
+    let found = catalog.beat(&a, "boot-1").await.unwrap();
+    assert_eq!((found.len(), found[0].epoch), (1, 3));
+    catalog.dropped(&a, &found[0]).await.unwrap();
+    // Another boot has none of it.
+    assert!(catalog.beat(&b, "boot-2").await.unwrap().is_empty());
+    let listing = catalog.list().await.unwrap();
+    for node in [&a, &b] {
+        assert_eq!(listing.booked(node).unwrap(), Bytes(0));
+        assert!(!listing.is_dead(node, std::time::Duration::from_secs(3600)));
+        assert!(listing.is_dead(node, std::time::Duration::ZERO));
+    }
+    let stranger = NodeId::parse("stranger").unwrap();
+    assert!(!listing.is_dead(&stranger, std::time::Duration::ZERO));
 }

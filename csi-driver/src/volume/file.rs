@@ -15,7 +15,9 @@ use tokio::sync::Notify;
 use tonic::async_trait;
 
 use super::catalog::{Catalog, Error, ResourceVersion, Revision, Stored};
-use super::{Volume, VolumeId};
+use super::listing::{Corrupt, Listing, Tombstone};
+use super::{NodeId, Volume, VolumeId};
+use crate::bytes::Bytes;
 
 /// How often other processes' changes are looked for, and how long at most.
 const LOOK: Duration = Duration::from_millis(50);
@@ -29,8 +31,8 @@ pub(crate) struct FileCatalog {
 }
 
 #[derive(Debug)]
-struct Directory {
-    path: PathBuf,
+pub(super) struct Directory {
+    pub(super) path: PathBuf,
     #[cfg(test)]
     faults: tests::Faults,
 }
@@ -105,19 +107,8 @@ impl Catalog for FileCatalog {
         self.run(move |directory| directory.read(&id)).await
     }
 
-    async fn list(&self) -> Result<Vec<Stored>, Error> {
+    async fn list(&self) -> Result<Listing, Error> {
         self.run(Directory::list).await
-    }
-
-    async fn create(&self, volume: Volume) -> Result<Stored, Error> {
-        let created = self.run(move |directory| match directory.read(&volume.id) {
-            Ok(_) => Err(Error::AlreadyExists(volume.id)),
-            Err(Error::NotFound(_)) => directory.write(0, volume),
-            Err(error) => Err(error),
-        });
-        let created = created.await;
-        self.written.notify_waiters();
-        created
     }
 
     async fn update(&self, version: &ResourceVersion, volume: Volume) -> Result<Stored, Error> {
@@ -131,6 +122,19 @@ impl Catalog for FileCatalog {
         updated
     }
 
+    async fn book(
+        &self,
+        version: Option<&ResourceVersion>,
+        volume: Volume,
+        budget: Bytes,
+    ) -> Result<Stored, Error> {
+        let version = version.cloned();
+        let booked = self.run(move |directory| directory.book(version, volume, budget));
+        let booked = booked.await;
+        self.written.notify_waiters();
+        booked
+    }
+
     async fn delete(&self, version: &ResourceVersion, id: &VolumeId) -> Result<(), Error> {
         let (version, id) = (version.clone(), id.clone());
         let deleted = self.run(move |directory| {
@@ -140,6 +144,31 @@ impl Catalog for FileCatalog {
         let deleted = deleted.await;
         self.written.notify_waiters();
         deleted
+    }
+
+    async fn bury(&self, version: &ResourceVersion, id: &VolumeId) -> Result<(), Error> {
+        let (version, id) = (version.clone(), id.clone());
+        let buried = self.run(move |directory| {
+            directory.read_at(&version, &id)?;
+            // In this order: what is booked twice for a moment is never booked too little.
+            directory.bury(&directory.read(&id)?.volume)?;
+            directory.remove(&id)
+        });
+        let buried = buried.await;
+        self.written.notify_waiters();
+        buried
+    }
+
+    async fn beat(&self, node: &NodeId, boot_id: &str) -> Result<Vec<Tombstone>, Error> {
+        let (node, boot_id) = (node.clone(), boot_id.to_owned());
+        self.run(move |directory| directory.beat(&node, &boot_id))
+            .await
+    }
+
+    async fn dropped(&self, node: &NodeId, tombstone: &Tombstone) -> Result<(), Error> {
+        let (node, tombstone) = (node.clone(), tombstone.clone());
+        self.run(move |directory| directory.dropped(&node, &tombstone))
+            .await
     }
 
     async fn changed(&self, seen: Revision) -> Revision {
@@ -190,16 +219,56 @@ impl Directory {
         }
     }
 
-    fn list(&self) -> Result<Vec<Stored>, Error> {
-        let failed = |source| storage("list", &self.path, source);
-        let mut ids = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(failed)? {
-            let name = entry.map_err(failed)?.file_name();
-            let stem = name.to_str().and_then(|name| name.strip_suffix(".json"));
-            ids.extend(stem.and_then(VolumeId::parse));
-        }
+    fn list(&self) -> Result<Listing, Error> {
+        let mut listing = Listing::default();
+        let ids = stems(&self.path)?;
+        let mut ids: Vec<_> = ids
+            .iter()
+            .filter_map(|stem| VolumeId::parse(stem))
+            .collect();
         ids.sort();
-        ids.iter().map(|id| self.read(id)).collect()
+        for id in ids {
+            match self.read(&id) {
+                Ok(stored) => listing.volumes.push(stored),
+                Err(Error::Corrupt { path, reason }) => listing.corrupt.push(Corrupt {
+                    id: Some(id),
+                    path,
+                    reason,
+                }),
+                Err(error) => return Err(error),
+            }
+        }
+        self.list_nodes(&mut listing)?;
+        Ok(listing)
+    }
+
+    fn book(
+        &self,
+        version: Option<ResourceVersion>,
+        volume: Volume,
+        budget: Bytes,
+    ) -> Result<Stored, Error> {
+        let (mut previous, mut before) = (0, Bytes(0));
+        match (version, self.read(&volume.id)) {
+            (None, Err(Error::NotFound(_))) => {}
+            (None, Ok(_)) => return Err(Error::AlreadyExists(volume.id)),
+            (_, Err(error)) => return Err(error),
+            (Some(version), Ok(stored)) => {
+                previous = self.read_at(&version, &volume.id)?;
+                if stored.volume.booked == volume.booked {
+                    before = stored.volume.capacity;
+                }
+            }
+        }
+        if volume.capacity > before {
+            let booked = self.list()?.booked(&volume.booked)?;
+            let free = Bytes(budget.0.saturating_sub(booked.0));
+            if free.0 < volume.capacity.0 - before.0 {
+                let node = volume.booked;
+                return Err(Error::NoRoom { node, free });
+            }
+        }
+        self.write(previous, volume)
     }
 
     fn write(&self, previous: u64, volume: Volume) -> Result<Stored, Error> {
@@ -213,13 +282,18 @@ impl Directory {
             volume,
         };
         let place = self.place(&document.volume.id);
-        let beside = place.with_extension("tmp");
-        let written = self.replace(&document, &beside, &place);
-        written.map_err(|source| storage("write", &place, source))?;
+        self.replace(&document, &place)?;
         Ok(document.into())
     }
 
-    fn replace(&self, document: &Document, beside: &Path, place: &Path) -> io::Result<()> {
+    /// Writes a document beside its place and renames it: whoever reads, and after a crash too, it is the old one or the new one.
+    pub(super) fn replace(&self, document: &impl Serialize, place: &Path) -> Result<(), Error> {
+        let replaced = self.try_replace(document, place);
+        replaced.map_err(|source| storage("write", place, source))
+    }
+
+    fn try_replace(&self, document: &impl Serialize, place: &Path) -> io::Result<()> {
+        let beside = &place.with_extension("tmp");
         self.step()?;
         let mut file = OpenOptions::new()
             .create(true)
@@ -238,7 +312,7 @@ impl Directory {
         self.step()?;
         fs::rename(beside, place)?;
         self.step()?;
-        File::open(&self.path)?.sync_all()
+        File::open(place.parent().unwrap_or(&self.path))?.sync_all()
     }
 
     fn remove(&self, id: &VolumeId) -> Result<(), Error> {
@@ -278,7 +352,19 @@ impl From<Document> for Stored {
     }
 }
 
-fn storage(verb: &str, path: &Path, source: io::Error) -> Error {
+/// The names of a directory's documents, without their extension.
+pub(super) fn stems(path: &Path) -> Result<Vec<String>, Error> {
+    let failed = |source| storage("list", path, source);
+    let mut stems = Vec::new();
+    for entry in fs::read_dir(path).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let stem = name.to_str().and_then(|name| name.strip_suffix(".json"));
+        stems.extend(stem.map(str::to_owned));
+    }
+    Ok(stems)
+}
+
+pub(super) fn storage(verb: &str, path: &Path, source: io::Error) -> Error {
     Error::Storage {
         doing: format!("{verb} {}", path.display()),
         source,

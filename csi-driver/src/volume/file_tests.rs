@@ -63,7 +63,8 @@ async fn a_crash_at_any_step_leaves_the_old_record_or_the_new_one() {
             found == old || found.volume.epoch == 7,
             "step {step}: {found:?}"
         );
-        assert_eq!(reopened.list().await.unwrap(), std::slice::from_ref(&found));
+        let listed = reopened.list().await.unwrap().volumes;
+        assert_eq!(listed, std::slice::from_ref(&found));
         seen_new += usize::from(found != old);
         // Whatever was left behind, the record can be changed and removed.
         let mut next = found.volume.clone();
@@ -88,7 +89,8 @@ async fn a_crash_while_creating_or_removing_leaves_the_record_or_none() {
                 .await
                 .is_err()
         );
-        let left = FileCatalog::open(path).unwrap().list().await.unwrap().len();
+        let reopened = FileCatalog::open(path).unwrap();
+        let left = reopened.list().await.unwrap().volumes.len();
         assert_eq!(left, usize::from(step == 6));
     }
     for step in 1..=2 {
@@ -107,6 +109,7 @@ async fn a_crash_while_creating_or_removing_leaves_the_record_or_none() {
             .list()
             .await
             .unwrap()
+            .volumes
             .len();
         assert_eq!(left, usize::from(step == 1));
     }
@@ -117,20 +120,38 @@ async fn a_record_that_cannot_be_read_is_an_error_and_not_a_missing_volume() {
     let folder = tempfile::tempdir().unwrap();
     let catalog = FileCatalog::open(folder.path()).unwrap();
     let stored = catalog.create(conformance::volume("a")).await.unwrap();
+    catalog.create(conformance::volume("b")).await.unwrap();
     let path = folder.path().join("a.json");
     let text = fs::read_to_string(&path).unwrap();
     for broken in [
         &text[..text.len() / 2],
         "{}",
-        &text.replace("\"a\"", "\"b\""),
+        &text.replace("\"a\"", "\"c\""),
         "",
     ] {
         fs::write(&path, broken).unwrap();
         let got = catalog.get(&stored.volume.id).await;
         assert!(matches!(got, Err(Error::Corrupt { .. })), "{got:?}");
-        assert!(catalog.list().await.is_err());
         assert!(catalog.create(conformance::volume("a")).await.is_err());
+        // The others go on, but nobody books before it is known what this one has booked.
+        let listing = catalog.list().await.unwrap();
+        assert!(listing.is_corrupt(&stored.volume.id));
+        assert_eq!(listing.volumes.len(), 1);
+        let mut other = listing.volumes[0].clone();
+        other.volume.epoch += 1;
+        catalog.update(&other.version, other.volume).await.unwrap();
+        for refused in [
+            listing.booked(&stored.volume.booked).map(drop),
+            catalog.create(conformance::volume("c")).await.map(drop),
+        ] {
+            let Err(Error::Corrupt { path: named, .. }) = refused else {
+                panic!("{refused:?}");
+            };
+            assert_eq!(Path::new(&named), path);
+        }
     }
+    fs::remove_file(&path).unwrap();
+    catalog.create(conformance::volume("c")).await.unwrap();
 }
 
 #[tokio::test]

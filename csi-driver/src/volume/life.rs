@@ -182,9 +182,11 @@ impl Volume {
             .retain(|each| each.node != *node || each.path != path);
     }
 
-    /// Whether anything is mounted for kubelet, on any node.
-    pub(crate) fn is_in_use(&self) -> bool {
-        !self.publications.is_empty() || !self.stagings.is_empty()
+    /// How often it is staged and published on nodes that count.
+    pub(crate) fn users(&self, counts: impl Fn(&NodeId) -> bool) -> (usize, usize) {
+        let stagings = self.stagings.iter().filter(|each| counts(&each.node));
+        let publications = self.publications.iter().filter(|each| counts(&each.node));
+        (stagings.count(), publications.count())
     }
 }
 

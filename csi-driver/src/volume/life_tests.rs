@@ -130,7 +130,8 @@ fn the_same_publication_again_is_no_change_and_another_one_there_is_refused() {
     volume.publish(publication("/q", mode, true)).unwrap();
     volume.unpublish(&node("a"), Path::new("/p"));
     assert_eq!(volume.publications.len(), 1);
-    assert!(volume.is_in_use());
+    assert_eq!(volume.users(|_| true), (0, 1));
+    assert_eq!(volume.users(|at| *at != node("a")), (0, 0));
 }
 
 #[test]
@@ -157,5 +158,5 @@ fn mounts_of_an_older_boot_are_forgotten_and_no_others() {
     volume.forget_boot(&node("a"), "boot-1");
     assert_eq!(volume.publications.len(), 1);
     volume.forget_boot(&node("a"), "boot-2");
-    assert!(!volume.is_in_use());
+    assert_eq!(volume.users(|_| true), (0, 0));
 }

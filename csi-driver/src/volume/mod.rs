@@ -4,8 +4,10 @@ mod access;
 mod capacity;
 pub(crate) mod catalog;
 mod file;
+mod file_nodes;
 mod id;
 mod life;
+mod listing;
 mod parameters;
 mod record;
 
@@ -15,5 +17,6 @@ pub(crate) use catalog::Catalog;
 pub(crate) use file::FileCatalog;
 pub(crate) use id::{NodeId, PodUid, VolumeId, fnv1a, label_value};
 pub(crate) use life::{Conflict, Presence};
+pub(crate) use listing::{Listing, Tombstone};
 pub(crate) use parameters::{OnLoss, ParameterError, Parameters};
 pub(crate) use record::{Claim, Layer, Phase, Publication, Staging, Volume};
