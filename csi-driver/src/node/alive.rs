@@ -47,7 +47,7 @@ impl Node {
             self.unmount_layer(id).await?;
             let ours = mount_of(id);
             let mounts = self.blocking(|mounter| mounter.mounts()).await?;
-            if mounts.iter().any(|mount| ours(mount)) {
+            if mounts.iter().any(ours) {
                 // A pod still has it, so its bytes are still there. Kubelet unpublishes it sooner or later.
                 return Ok(());
             }
