@@ -3,9 +3,10 @@
 //! A foreign descriptor may belong to a FUSE server that never answers, so nothing here asks the file system before
 //! the device is known to be ours.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -129,14 +130,24 @@ fn opened_for(file: BorrowedFd<'_>, access: Access) -> Result<(), DescriptorRefu
 
 /// Answered from the inode in memory: `AT_STATX_DONT_SYNC` keeps a network or FUSE server out of it.
 fn kind_and_device(file: BorrowedFd<'_>) -> io::Result<(libc::mode_t, Device)> {
+    let answer = look(file.as_raw_fd(), c"", libc::STATX_TYPE)?;
+    let device = Device {
+        major: answer.stx_dev_major,
+        minor: answer.stx_dev_minor,
+    };
+    Ok((libc::mode_t::from(answer.stx_mode), device))
+}
+
+/// What is known of an inode in memory, without asking its file system.
+pub(crate) fn look(directory: RawFd, path: &CStr, wanted: u32) -> io::Result<libc::statx> {
     let mut answer = std::mem::MaybeUninit::<libc::statx>::zeroed();
-    // SAFETY: an empty path with AT_EMPTY_PATH, and a buffer of the size that the kernel writes.
+    // SAFETY: a path with its end, and a buffer of the size that the kernel writes.
     let result = unsafe {
         libc::statx(
-            file.as_raw_fd(),
-            c"".as_ptr(),
+            directory,
+            path.as_ptr(),
             libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC,
-            libc::STATX_TYPE,
+            wanted,
             answer.as_mut_ptr(),
         )
     };
@@ -144,12 +155,7 @@ fn kind_and_device(file: BorrowedFd<'_>) -> io::Result<(libc::mode_t, Device)> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: zeroed is a valid value, and the kernel has filled it.
-    let answer = unsafe { answer.assume_init() };
-    let device = Device {
-        major: answer.stx_dev_major,
-        minor: answer.stx_dev_minor,
-    };
-    Ok((libc::mode_t::from(answer.stx_mode), device))
+    Ok(unsafe { answer.assume_init() })
 }
 
 #[cfg(test)]

@@ -4,16 +4,30 @@
 //! what no path reaches is looked for among the files that processes have open or mapped. A pass may be interrupted, or fail
 //! half-way, and be run again: it goes by what is charged now, and nothing else.
 
+mod nameless;
+mod pass;
+
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
+use nix::sys::stat::fstat;
+use nix::sys::statfs::fstatfs;
+
+use crate::PAGE;
 use crate::cgroup::CgroupId;
 use crate::payer::{Payer, ReserveError};
-use crate::recharge::Slack;
+use crate::recharge::{Slack, nobody_writes};
 use crate::survey::SurveyError;
+use crate::tree::{self, Ended};
+use pass::Pass;
 
 /// A volume whose bill is handed over.
 pub struct HandOver<'a> {
@@ -84,16 +98,18 @@ pub struct Outcome {
     pub left: Vec<Left>,
     /// Bytes of all that is left.
     pub left_bytes: u64,
-    /// Bytes that are allocated but whose owner nobody can tell.
+    /// Bytes of files that were reached, but whose owner nobody can tell: beyond the end of a file that others may write to.
     pub unseen: u64,
+    /// Bytes that the volume held all the time, and that neither a path nor a process that is visible from here reaches.
+    pub unreached: u64,
     /// The time was up before the pass was through.
     pub interrupted: bool,
 }
 
 impl Outcome {
-    /// Whether every byte is charged to somebody who rightly pays.
+    /// Whether every byte is charged to somebody who rightly pays, as far as that can be told.
     pub fn is_complete(&self) -> bool {
-        self.left_bytes == 0 && self.unseen == 0 && !self.interrupted
+        self.left_bytes == 0 && self.unreached == 0 && !self.interrupted
     }
 }
 
@@ -137,11 +153,91 @@ impl HandOver<'_> {
     /// When the payer goes away, owners cannot be read, or the volume cannot be opened. Single files are never an error: they
     /// are listed in [`Outcome::left`].
     pub fn run(&self) -> Result<Outcome, HandOverError> {
-        Err(HandOverError::Io {
+        let failed = |source| HandOverError::Io {
             path: self.layer.to_owned(),
-            source: std::io::ErrorKind::Unsupported.into(),
-        })
+            source,
+        };
+        let root = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW)
+            .open(self.layer)
+            .map_err(failed)?;
+        let device = fstat(&root).map_err(|e| failed(e.into()))?.st_dev;
+        let before = used(&root).map_err(failed)?;
+        self.progress.total.store(before, Ordering::Relaxed);
+        self.progress.seen.store(0, Ordering::Relaxed);
+        self.progress.moved.store(0, Ordering::Relaxed);
+        let mut pass = Pass::new(self, root.as_fd())?;
+        let ended = match tree::walk(root.as_fd(), &mut pass) {
+            Ok(()) => self.nameless(device, &root, &mut pass),
+            Err(Ended::Stopped(stop)) => Err(stop),
+            Err(Ended::Unreadable(errno)) => return Err(failed(errno.into())),
+        };
+        let mut outcome = pass.outcome;
+        match ended {
+            Ok(()) => {}
+            Err(Stop::TimeUp) => outcome.interrupted = true,
+            Err(Stop::Failed(error)) => return Err(error),
+        }
+        if !outcome.interrupted {
+            // What came or went meanwhile was not there all the time.
+            let held = before.min(used(&root).map_err(failed)?);
+            outcome.unreached = held.saturating_sub(pass.found);
+        }
+        Ok(outcome)
     }
+
+    /// Moves what no path reaches, if there is any.
+    fn nameless(&self, device: libc::dev_t, root: &File, pass: &mut Pass<'_>) -> Result<(), Stop> {
+        if used(root).is_ok_and(|used| used <= pass.found) {
+            return Ok(());
+        }
+        let mut stopped = Ok(());
+        nameless::each(device, &mut |file, stat| {
+            let bytes = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+            pass.found += bytes;
+            // Nobody can open it any more, so that who does not write to it now never will.
+            let still = self.exclusive || nobody_writes(file.as_fd());
+            stopped = self
+                .in_time()
+                .and_then(|()| pass.pull(&file, Path::new(""), still, bytes));
+            match &stopped {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        });
+        stopped
+    }
+
+    fn rightly(&self, owner: CgroupId) -> bool {
+        self.payer_owners.contains(&owner) || (self.stays)(owner)
+    }
+
+    fn in_time(&self) -> Result<(), Stop> {
+        match self.until {
+            Some(until) if Instant::now() >= until => Err(Stop::TimeUp),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why a pass ends before it is through.
+enum Stop {
+    TimeUp,
+    Failed(HandOverError),
+}
+
+impl Stop {
+    fn survey(error: SurveyError) -> Self {
+        Self::Failed(HandOverError::Survey(error))
+    }
+}
+
+/// Bytes that the file system has handed out.
+fn used(volume: &File) -> io::Result<u64> {
+    let statfs = fstatfs(volume)?;
+    let block = u64::try_from(statfs.block_size()).unwrap_or(PAGE);
+    Ok(statfs.blocks().saturating_sub(statfs.blocks_free()) * block)
 }
 
 impl fmt::Debug for HandOver<'_> {

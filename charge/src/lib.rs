@@ -12,6 +12,7 @@ pub mod payer;
 pub mod probe;
 pub mod recharge;
 pub mod survey;
+mod tree;
 pub mod wire;
 
 pub use cgroup::{CgroupError, CgroupId, MemoryCgroup};

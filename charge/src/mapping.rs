@@ -26,11 +26,34 @@ impl Mapping {
     /// Maps `length` bytes, rounded up to whole regions, from `offset`, a multiple of 2 MiB.
     pub(crate) fn new(file: BorrowedFd<'_>, offset: u64, length: u64) -> io::Result<Self> {
         debug_assert_eq!(offset % REGION, 0);
-        let invalid = || io::Error::from_raw_os_error(libc::EOVERFLOW);
-        let region = usize::try_from(REGION).map_err(|_| invalid())?;
-        let length = usize::try_from(length.next_multiple_of(REGION)).map_err(|_| invalid())?;
-        let offset = libc::off_t::try_from(offset).map_err(|_| invalid())?;
-        let reserved = length.checked_add(region).ok_or_else(invalid)?;
+        let region = usize::try_from(REGION).map_err(|_| overflow())?;
+        let length = usize::try_from(length.next_multiple_of(REGION)).map_err(|_| overflow())?;
+        let offset = libc::off_t::try_from(offset).map_err(|_| overflow())?;
+        let mut mapping = Self::reserve(length.checked_add(region).ok_or_else(overflow)?)?;
+        mapping.address = mapping.address.next_multiple_of(region);
+        mapping.length = length;
+        mapping.place(file, mapping.address, length, offset)?;
+        Ok(mapping)
+    }
+
+    /// Maps small files from their beginnings one behind the other; each length is in whole pages. They are not aligned to
+    /// regions.
+    pub(crate) fn row<'a>(
+        files: impl Iterator<Item = (BorrowedFd<'a>, u64)> + Clone,
+    ) -> io::Result<Self> {
+        let total = files.clone().map(|(_, length)| length).sum::<u64>();
+        let mapping = Self::reserve(usize::try_from(total).map_err(|_| overflow())?)?;
+        let mut at = mapping.address;
+        for (file, length) in files {
+            let length = usize::try_from(length).map_err(|_| overflow())?;
+            mapping.place(file, at, length, 0)?;
+            at += length;
+        }
+        Ok(mapping)
+    }
+
+    /// Addresses without access, for files to be mapped into.
+    fn reserve(reserved: usize) -> io::Result<Self> {
         // SAFETY: a new private reservation without access; no existing mapping is touched.
         let reservation = unsafe {
             libc::mmap(
@@ -43,16 +66,30 @@ impl Mapping {
             )
         };
         let reservation = pointer(reservation)?;
-        let mut mapping = Self {
+        Ok(Self {
             reservation,
             reserved,
-            address: (reservation.as_ptr() as usize).next_multiple_of(region),
-            length,
-        };
-        // SAFETY: `address .. address + length` lies inside the reservation made above, which nobody else knows.
+            address: reservation.as_ptr() as usize,
+            length: reserved,
+        })
+    }
+
+    /// Maps a part of a file over a part of the reservation.
+    fn place(
+        &self,
+        file: BorrowedFd<'_>,
+        address: usize,
+        length: usize,
+        offset: libc::off_t,
+    ) -> io::Result<()> {
+        let begin = self.reservation.as_ptr() as usize;
+        if address < begin || address + length > begin + self.reserved {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        // SAFETY: `address .. address + length` lies inside the reservation, as was just seen, which nobody else knows.
         let mapped = unsafe {
             libc::mmap(
-                mapping.address as *mut libc::c_void,
+                address as *mut libc::c_void,
                 length,
                 libc::PROT_READ,
                 libc::MAP_SHARED | libc::MAP_FIXED,
@@ -60,8 +97,8 @@ impl Mapping {
                 offset,
             )
         };
-        mapping.address = pointer(mapped)?.as_ptr() as usize;
-        Ok(mapping)
+        pointer(mapped)?;
+        Ok(())
     }
 
     /// Has the kernel copy `length` bytes at `offset` of the mapping into huge pages of this process' cgroup.
@@ -142,6 +179,10 @@ pub(crate) fn resident_pages(file: BorrowedFd<'_>, offset: u64, length: u64) -> 
     }
     let [cached, _dirty, _writeback, evicted, _recently] = counts;
     Ok(cached + evicted)
+}
+
+fn overflow() -> io::Error {
+    io::Error::from_raw_os_error(libc::EOVERFLOW)
 }
 
 fn pointer(result: *mut libc::c_void) -> io::Result<NonNull<libc::c_void>> {

@@ -7,9 +7,11 @@
 mod frames;
 mod ledger;
 mod resident;
+mod row;
 mod tree;
 
 pub use ledger::{Bill, Ledger};
+pub(crate) use row::{Small, Whose};
 pub use tree::{Skipped, TreeSurvey, survey_tree};
 
 use std::collections::BTreeMap;
@@ -63,11 +65,11 @@ pub struct Region {
 }
 
 impl Region {
-    /// Bytes that are not charged to any of `owners`.
-    pub fn foreign(&self, owners: &[CgroupId]) -> u64 {
+    /// Bytes that are charged to somebody for whom `stays` is false.
+    pub fn foreign(&self, stays: &dyn Fn(CgroupId) -> bool) -> u64 {
         self.owners
             .iter()
-            .filter(|(owner, _)| !owners.contains(owner))
+            .filter(|(owner, _)| !stays(*owner))
             .map(|(_, bytes)| bytes)
             .sum()
     }
@@ -121,17 +123,34 @@ impl Surveyor {
         file: BorrowedFd<'_>,
         mut visit: impl FnMut(&Region),
     ) -> Result<Summary, SurveyError> {
+        let mut summary = self.part(file, 0, u64::MAX, &mut visit)?;
+        // Blocks are counted by the file system, whatever the kernel shows of the pages.
+        let allocated =
+            u64::try_from(fstat(file).map_err(io::Error::from)?.st_blocks).unwrap_or(0) * 512;
+        summary.unseen = allocated.saturating_sub(summary.present);
+        Ok(summary)
+    }
+
+    /// Surveys the part `begin .. end` of a file, `begin` a multiple of 2 MiB. Says nothing of what is unseen.
+    pub(crate) fn part(
+        &mut self,
+        file: BorrowedFd<'_>,
+        begin: u64,
+        end: u64,
+        visit: &mut dyn FnMut(&Region),
+    ) -> Result<Summary, SurveyError> {
         let stat = fstat(file).map_err(io::Error::from)?;
-        let end = u64::try_from(stat.st_size)
+        let size = u64::try_from(stat.st_size)
             .unwrap_or(0)
             .next_multiple_of(PAGE);
+        let end = end.min(size);
         let residency = Residency::of(file, &stat, self.counted);
         let mut summary = Summary::default();
-        let mut begin = 0;
+        let mut begin = begin;
         while begin < end {
             let until = end.min(begin + WINDOW);
             // A file of one window holds something, or it has no blocks.
-            if stat.st_blocks > 0 && (end <= WINDOW || residency.may_hold(begin, until)) {
+            if stat.st_blocks > 0 && (size <= WINDOW || residency.may_hold(begin, until)) {
                 self.window(file, &residency, begin, until, |region| {
                     summary.present += region.present;
                     for (owner, bytes) in &region.owners {
@@ -142,10 +161,6 @@ impl Surveyor {
             }
             begin = until;
         }
-        // Blocks are counted by the file system, whatever the kernel shows of the pages.
-        let allocated =
-            u64::try_from(fstat(file).map_err(io::Error::from)?.st_blocks).unwrap_or(0) * 512;
-        summary.unseen = allocated.saturating_sub(summary.present);
         Ok(summary)
     }
 
@@ -181,7 +196,7 @@ impl Surveyor {
         let mut found = Vec::new();
         for _ in 0..ATTEMPTS {
             let mut touched = 0;
-            residency.runs(&mapping, begin, end, &mut |offset, length| {
+            residency.runs(&mapping, 0, begin, end, &mut |offset, length| {
                 touched += length;
                 touch(&mapping, offset - begin, length)
             })?;
@@ -219,6 +234,9 @@ impl Surveyor {
 
 /// Fills the page table. A part that was freed meanwhile is no error: it is not resident then.
 fn touch(mapping: &Mapping, offset: u64, length: u64) -> io::Result<()> {
+    if length == 0 {
+        return Ok(());
+    }
     match mapping.advise(offset, length, MADV_POPULATE_READ) {
         Err(error) if !matches!(error.raw_os_error(), Some(libc::EFAULT | libc::EAGAIN)) => {
             Err(error)

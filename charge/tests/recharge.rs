@@ -28,7 +28,7 @@ fn recharge(path: &Path, payer: &dyn Payer, owner: CgroupId, slack: Option<&dyn 
     let large = Large {
         file: file.as_fd(),
         exclusive: Some(writable.as_fd()),
-        owners: &[owner],
+        stays: &|it| it == owner,
         slack,
     };
     large
@@ -148,7 +148,7 @@ fn a_file_that_others_may_write_is_moved_as_far_as_that_is_safe() {
     let large = Large {
         file: file.as_fd(),
         exclusive: None,
-        owners: &[retainer],
+        stays: &|it| it == retainer,
         slack: None,
     };
     let moved = large

@@ -74,7 +74,7 @@ pub fn recharge(
         let large = Large {
             file: file.as_fd(),
             exclusive: Some(exclusive.as_fd()),
-            owners: to,
+            stays: &|owner| to.contains(&owner),
             slack: Some(mount),
         };
         let mut moved = large.recharge(&mut surveyor, payer)?;

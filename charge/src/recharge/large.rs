@@ -1,5 +1,6 @@
 //! Pulls the regions of a file, in place.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
@@ -56,9 +57,14 @@ pub struct Moved {
     pub left: u64,
     /// The regions of these, the first hundred of them.
     pub leftovers: Vec<Leftover>,
-    /// Rounds that it took.
+    /// The most rounds that a part of the file took.
     pub rounds: u32,
+    /// Bytes by owner, afterwards.
+    pub owners: BTreeMap<CgroupId, u64>,
 }
+
+/// What is surveyed, moved and surveyed again before the next part: a multiple of what a survey looks at at once.
+const PART: u64 = 512 << 20;
 
 /// Of how many leftovers the details are kept.
 const NAMED: usize = 100;
@@ -70,8 +76,8 @@ pub struct Large<'a> {
     /// The same file open for writing, *only* if nobody else writes to it: it is sealed, or no pod mounts its volume
     /// writable. Without it huge pages that others map, and regions that the file fills only in part, stay where they are.
     pub exclusive: Option<BorrowedFd<'a>>,
-    /// Who may be charged afterwards: the cgroup subtree of the payer's pod.
-    pub owners: &'a [CgroupId],
+    /// Who may be charged afterwards: the cgroup subtree of the payer's pod, and whoever else rightly pays.
+    pub stays: &'a dyn Fn(CgroupId) -> bool,
     /// Where room comes from when the volume is full.
     pub slack: Option<&'a dyn Slack>,
 }
@@ -81,7 +87,6 @@ impl std::fmt::Debug for Large<'_> {
         f.debug_struct("Large")
             .field("file", &self.file)
             .field("exclusive", &self.exclusive)
-            .field("owners", &self.owners)
             .finish_non_exhaustive()
     }
 }
@@ -96,52 +101,90 @@ impl Large<'_> {
         surveyor: &mut Surveyor,
         payer: &dyn Payer,
     ) -> Result<Moved, RechargeError> {
+        self.recharge_while(surveyor, payer, &mut |_| true)
+    }
+
+    /// The same, part by part, as long as `go_on` says so. It is shown what has moved until then.
+    ///
+    /// # Errors
+    /// As [`recharge`](Self::recharge).
+    pub(crate) fn recharge_while(
+        &self,
+        surveyor: &mut Surveyor,
+        payer: &dyn Payer,
+        go_on: &mut dyn FnMut(&Moved) -> bool,
+    ) -> Result<Moved, RechargeError> {
         let before = fstat(self.file).map_err(io::Error::from)?;
-        let moved = self.rounds(surveyor, payer);
+        let size = u64::try_from(before.st_size).unwrap_or(0);
+        let mut moved = Moved::default();
+        let mut begin = 0;
+        let result = loop {
+            if begin >= size {
+                break Ok(());
+            }
+            if let Err(error) = self.part(begin, surveyor, payer, &mut moved) {
+                break Err(error);
+            }
+            begin += PART;
+            if !go_on(&moved) {
+                break Ok(());
+            }
+        };
         if let Some(writable) = self.exclusive {
             // A split counts as a change of the file, which it is not. Only its owner may say so.
             let accessed = TimeSpec::new(before.st_atime, before.st_atime_nsec);
             let modified = TimeSpec::new(before.st_mtime, before.st_mtime_nsec);
             let _ = futimens(writable, &accessed, &modified);
         }
-        moved
+        result.map(|()| moved)
     }
 
-    fn rounds(&self, surveyor: &mut Surveyor, payer: &dyn Payer) -> Result<Moved, RechargeError> {
-        let mut moved = Moved::default();
+    /// Pulls what is foreign of the part that begins at `begin`, and adds what became of it to `moved`.
+    fn part(
+        &self,
+        begin: u64,
+        surveyor: &mut Surveyor,
+        payer: &dyn Payer,
+        moved: &mut Moved,
+    ) -> Result<(), RechargeError> {
         let mut first = None;
+        let mut last = 0;
         let mut stalled = 0;
+        let mut rounds = 0;
         loop {
-            let foreign = self.foreign(surveyor)?;
-            let left: u64 = foreign.iter().map(|r| r.foreign(self.owners)).sum();
+            let mut foreign = Vec::new();
+            let summary = surveyor.part(self.file, begin, begin + PART, &mut |region| {
+                if region.foreign(self.stays) > 0 {
+                    foreign.push(region.clone());
+                }
+            })?;
+            let left: u64 = foreign.iter().map(|r| r.foreign(self.stays)).sum();
             let before = *first.get_or_insert(left);
-            stalled = if moved.rounds > 0 && left == moved.left {
+            stalled = if rounds > 0 && left == last {
                 stalled + 1
             } else {
                 0
             };
-            moved.bytes = before.saturating_sub(left);
-            moved.left = left;
-            if foreign.is_empty() || moved.rounds == ROUNDS || stalled == STALLED {
-                moved.leftovers = foreign.iter().take(NAMED).map(leftover).collect();
-                return Ok(moved);
+            last = left;
+            if foreign.is_empty() || rounds == ROUNDS || stalled == STALLED {
+                moved.bytes += before.saturating_sub(left);
+                moved.left += left;
+                moved.rounds = moved.rounds.max(rounds);
+                for (owner, bytes) in summary.owners {
+                    *moved.owners.entry(owner).or_default() += bytes;
+                }
+                let room = NAMED.saturating_sub(moved.leftovers.len());
+                moved
+                    .leftovers
+                    .extend(foreign.iter().take(room).map(leftover));
+                return Ok(());
             }
-            if moved.rounds > 0 {
-                thread::sleep(Duration::from_millis(1 << moved.rounds));
+            if rounds > 0 {
+                thread::sleep(Duration::from_millis(1 << rounds));
             }
-            moved.rounds += 1;
+            rounds += 1;
             self.round(&foreign, payer)?;
         }
-    }
-
-    fn foreign(&self, surveyor: &mut Surveyor) -> Result<Vec<Region>, RechargeError> {
-        let mut foreign = Vec::new();
-        surveyor.regions(self.file, |region| {
-            if region.foreign(self.owners) > 0 {
-                foreign.push(region.clone());
-            }
-        })?;
-        Ok(foreign)
     }
 
     fn round(&self, foreign: &[Region], payer: &dyn Payer) -> Result<(), RechargeError> {

@@ -1,8 +1,7 @@
 //! Leases: the kernel's answer to who else has a file open.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::RechargeError;
 
@@ -12,7 +11,7 @@ const F_SETSIG: libc::c_int = 10;
 /// Whether a read lease is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Held {
-    /// Whoever wants to write waits until the file is closed here.
+    /// Whoever wants to write waits until the lease is given up.
     Yes,
     /// This process may not take leases on the file, or its file system knows none.
     No,
@@ -21,8 +20,8 @@ pub(super) enum Held {
 pub(super) struct Lease;
 
 impl Lease {
-    /// Takes a read lease, which ends when `file` is closed.
-    pub(super) fn take(file: &File) -> Result<Held, RechargeError> {
+    /// Takes a read lease, which ends when `file` is closed at the latest.
+    pub(super) fn take(file: BorrowedFd<'_>) -> Result<Held, RechargeError> {
         match lease(file, libc::F_RDLCK) {
             Ok(()) => Ok(Held::Yes),
             Err(error) => match error.raw_os_error() {
@@ -34,19 +33,25 @@ impl Lease {
         }
     }
 
+    /// Gives it up.
+    pub(super) fn end(file: BorrowedFd<'_>) {
+        // SAFETY: a plain fcntl call on a live descriptor.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
+    }
+
     /// Whether nobody has asked to write since.
-    pub(super) fn is_whole(file: &File) -> bool {
+    pub(super) fn is_whole(file: BorrowedFd<'_>) -> bool {
         // SAFETY: a plain fcntl call on a live descriptor.
         unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
     }
 
     /// Whether nobody else has the file open or mapped. `false` also when that cannot be told.
-    pub(super) fn is_alone(file: &File) -> bool {
+    pub(super) fn is_alone(file: BorrowedFd<'_>) -> bool {
         lease(file, libc::F_WRLCK).is_ok()
     }
 }
 
-fn lease(file: &File, kind: libc::c_int) -> io::Result<()> {
+fn lease(file: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
     // SAFETY: plain fcntl calls on a live descriptor.
     let result = unsafe {
         // Who breaks a lease sends a signal; the default one would end this process, this one is ignored by default.

@@ -49,6 +49,14 @@ impl<'a> Residency<'a> {
         }
     }
 
+    /// Of a file that is not all there.
+    pub(super) fn partly(file: BorrowedFd<'a>, counted: Counted) -> Self {
+        match counted {
+            Counted::Yes => Self::Counted(file),
+            Counted::No => Self::Core,
+        }
+    }
+
     /// Whether the range can hold anything: spares mapping the holes of a sparse file.
     pub(super) fn may_hold(&self, begin: u64, end: u64) -> bool {
         match self {
@@ -59,10 +67,11 @@ impl<'a> Residency<'a> {
         }
     }
 
-    /// Calls `run` with each resident part of `begin .. end`, the part of the file that `mapping` shows.
+    /// Calls `run` with each resident part of `begin .. end`, the part of the file that `mapping` shows from `at` on.
     pub(super) fn runs(
         &self,
         mapping: &Mapping,
+        at: u64,
         begin: u64,
         end: u64,
         run: &mut dyn FnMut(u64, u64) -> io::Result<()>,
@@ -70,7 +79,7 @@ impl<'a> Residency<'a> {
         match self {
             Self::Counted(file) => bisect(*file, begin, end, run),
             Self::Full => run(begin, end - begin),
-            Self::Core => core(mapping, begin, end, run),
+            Self::Core => core(mapping, at, begin, end, run),
         }
     }
 }
@@ -98,11 +107,12 @@ fn bisect(
 
 fn core(
     mapping: &Mapping,
+    at: u64,
     begin: u64,
     end: u64,
     run: &mut dyn FnMut(u64, u64) -> io::Result<()>,
 ) -> io::Result<()> {
-    let pages = mapping.in_core(0, end - begin)?;
+    let pages = mapping.in_core(at, end - begin)?;
     let mut offset = begin;
     for same in pages.chunk_by(|a, b| a & 1 == b & 1) {
         let length = same.len() as u64 * PAGE;

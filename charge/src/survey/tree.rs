@@ -1,22 +1,24 @@
-//! The bill of a whole directory. The tree is hostile: whoever may write it may place anything in it, at any moment.
+//! The bill of a whole directory.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
-use nix::sys::stat::{FileStat, fstat, fstatat};
+use nix::sys::stat::fstat;
 
-use super::{SurveyError, Surveyor};
+use super::{Small, SurveyError, Surveyor};
 use crate::cgroup::CgroupId;
+use crate::tree::{self, Ended, Visit};
 
 /// Of how many skipped entries the names are kept.
 const NAMED: usize = 100;
+
+/// Files up to this size are surveyed together, so many at once.
+const SMALL: u64 = 256 << 10;
+const ROW: usize = 200;
 
 /// An entry that is not part of the bill.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,101 +54,62 @@ pub fn survey_tree(
     surveyor: &mut Surveyor,
     directory: BorrowedFd<'_>,
 ) -> Result<TreeSurvey, SurveyError> {
-    let mut walk = Walk {
+    let mut survey = Survey {
         surveyor,
-        root: directory,
         linked: HashSet::new(),
+        row: Vec::with_capacity(ROW),
         result: TreeSurvey::default(),
     };
-    let mut pending = vec![PathBuf::from(".")];
-    while let Some(path) = pending.pop() {
-        let below = walk.directory(&path);
-        match below {
-            Ok(below) => pending.extend(below),
-            Err(Step::Fatal(error)) => return Err(error),
-            Err(Step::Skip(errno)) if pending.is_empty() && path == Path::new(".") => {
-                return Err(SurveyError::Io(errno.into()));
-            }
-            Err(Step::Skip(errno)) => walk.skip(&path, errno.desc()),
-        }
+    match tree::walk(directory, &mut survey) {
+        Ok(()) => Ok(survey.result),
+        Err(Ended::Stopped(error)) => Err(error),
+        Err(Ended::Unreadable(errno)) => Err(SurveyError::Io(errno.into())),
     }
-    Ok(walk.result)
 }
 
-struct Walk<'a> {
+struct Survey<'a> {
     surveyor: &'a mut Surveyor,
-    root: BorrowedFd<'a>,
     linked: HashSet<(u64, u64)>,
+    /// Small files with their sizes and allocated bytes.
+    row: Vec<(OwnedFd, u64, u64)>,
     result: TreeSurvey,
 }
 
-/// What ends a step: a broken survey, or an entry that is as it is.
-enum Step {
-    Fatal(SurveyError),
-    Skip(Errno),
-}
-
-impl From<Errno> for Step {
-    fn from(errno: Errno) -> Self {
-        Step::Skip(errno)
-    }
-}
-
-impl Walk<'_> {
-    /// Surveys the files of one directory and returns the directories in it.
-    fn directory(&mut self, path: &Path) -> Result<Vec<PathBuf>, Step> {
-        let opened = self.open(path, OFlag::O_DIRECTORY)?;
-        let mut below = Vec::new();
-        let mut entries = Dir::from_fd(opened)?;
-        let handle = entries.as_fd().try_clone_to_owned().map_err(errno)?;
-        for entry in entries.iter() {
-            let entry = entry?;
-            let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            if name == "." || name == ".." {
-                continue;
-            }
-            let path = path.join(name);
-            // Not the type that the directory states: some file systems state none.
-            let stat = match fstatat(&handle, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
-                Ok(stat) => stat,
-                Err(Errno::ENOENT) => continue,
-                Err(error) => {
-                    self.skip(&path, error.desc());
-                    continue;
-                }
-            };
-            match stat.st_mode & libc::S_IFMT {
-                libc::S_IFDIR => below.push(path),
-                libc::S_IFLNK => {}
-                libc::S_IFREG => self.file(&path)?,
-                kind => self.skip(&path, describe(kind)),
+impl Survey<'_> {
+    fn flush(&mut self) -> Result<(), SurveyError> {
+        let row: Vec<Small<'_>> = self
+            .row
+            .iter()
+            .map(|(file, size, allocated)| Small {
+                file: file.as_fd(),
+                size: *size,
+                allocated: *allocated,
+            })
+            .collect();
+        let found = self.surveyor.row(&row)?;
+        for (whose, small) in found.iter().zip(&row) {
+            self.result.present += whose.present;
+            self.result.unseen += small.allocated.saturating_sub(whose.present);
+            for (owner, bytes) in &whose.owners {
+                *self.result.owners.entry(*owner).or_default() += bytes;
             }
         }
-        Ok(below)
+        self.row.clear();
+        Ok(())
     }
 
-    fn file(&mut self, path: &Path) -> Result<(), Step> {
-        match self.survey(path) {
-            Err(Step::Skip(Errno::ENOENT)) => Ok(()),
-            Err(Step::Skip(Errno::EAGAIN)) => {
-                self.skip(path, "somebody holds a lease on it");
-                Ok(())
-            }
-            Err(Step::Skip(error)) => {
-                self.skip(path, error.desc());
-                Ok(())
-            }
-            other => other,
+    fn skip(&mut self, path: &Path, reason: &str) {
+        self.result.skipped_count += 1;
+        if self.result.skipped.len() < NAMED {
+            self.result.skipped.push(Skipped {
+                path: path.to_owned(),
+                reason: reason.to_owned(),
+            });
         }
     }
 
-    fn survey(&mut self, path: &Path) -> Result<(), Step> {
-        let file = match self.open(path, OFlag::O_NOATIME) {
-            // Only the owner may ask not to leave a trace.
-            Err(Errno::EPERM) => self.open(path, OFlag::empty())?,
-            other => other?,
-        };
-        let stat: FileStat = fstat(&file)?;
+    fn look(&mut self, file: OwnedFd, path: &Path) -> Result<(), SurveyError> {
+        let stat = fstat(&file).map_err(io::Error::from)?;
         if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
             self.skip(path, "replaced while it was opened");
             return Ok(());
@@ -158,7 +121,16 @@ impl Walk<'_> {
         if stat.st_blocks == 0 {
             return Ok(());
         }
-        let summary = self.surveyor.summary(file.as_fd()).map_err(Step::Fatal)?;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        if size <= SMALL {
+            let allocated = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+            self.row.push((file, size, allocated));
+            if self.row.len() == ROW {
+                self.flush()?;
+            }
+            return Ok(());
+        }
+        let summary = self.surveyor.summary(file.as_fd())?;
         self.result.present += summary.present;
         self.result.unseen += summary.unseen;
         for (owner, bytes) in summary.owners {
@@ -166,39 +138,35 @@ impl Walk<'_> {
         }
         Ok(())
     }
+}
 
-    /// Opens below the root only, through no symlink and no other mount, and never waits for anybody.
-    fn open(&self, path: &Path, flags: OFlag) -> Result<OwnedFd, Errno> {
-        let how = OpenHow::new()
-            .flags(flags | OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY)
-            .resolve(
-                ResolveFlag::RESOLVE_BENEATH
-                    | ResolveFlag::RESOLVE_NO_SYMLINKS
-                    | ResolveFlag::RESOLVE_NO_XDEV,
-            );
-        openat2(self.root, path, how)
-    }
+impl Visit for Survey<'_> {
+    type Stop = SurveyError;
 
-    fn skip(&mut self, path: &Path, reason: &str) {
-        self.result.skipped_count += 1;
-        if self.result.skipped.len() < NAMED {
-            self.result.skipped.push(Skipped {
-                path: path.strip_prefix(".").unwrap_or(path).to_owned(),
-                reason: reason.to_owned(),
-            });
+    fn file(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &Path,
+    ) -> Result<(), SurveyError> {
+        match tree::open_file(directory, name) {
+            Ok(file) => self.look(file, path)?,
+            Err(Errno::ENOENT) => {}
+            Err(Errno::EAGAIN) => self.skip(path, "somebody holds a lease on it"),
+            Err(error) => self.skip(path, error.desc()),
         }
+        Ok(())
     }
-}
 
-fn describe(kind: libc::mode_t) -> &'static str {
-    match kind {
-        libc::S_IFIFO => "a FIFO",
-        libc::S_IFSOCK => "a socket",
-        libc::S_IFCHR | libc::S_IFBLK => "a device",
-        _ => "of unknown type",
+    fn left(&mut self, _directory: BorrowedFd<'_>, _path: &Path) -> Result<(), SurveyError> {
+        self.flush()
     }
-}
 
-fn errno(error: io::Error) -> Errno {
-    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
+    fn odd(&mut self, path: &Path, kind: &'static str) {
+        self.skip(path, kind);
+    }
+
+    fn skipped(&mut self, path: &Path, reason: &str) {
+        self.skip(path, reason);
+    }
 }

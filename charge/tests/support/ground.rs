@@ -190,6 +190,19 @@ impl Ground {
         self.processes.push(child);
     }
 
+    /// The process that was started last.
+    pub fn last(&self) -> nix::unistd::Pid {
+        let pid = self.processes.last().unwrap().id();
+        nix::unistd::Pid::from_raw(pid.try_into().unwrap())
+    }
+
+    /// Ends the process that was started last, without a word.
+    pub fn kill_last(&mut self) {
+        let last = self.processes.last_mut().unwrap();
+        last.kill().unwrap();
+        last.wait().unwrap();
+    }
+
     /// Whether the payers are all alive: nothing was killed.
     pub fn all_alive(&mut self) -> bool {
         self.processes

@@ -52,7 +52,7 @@ pub fn converse(stream: &UnixStream, payer: &dyn Payer, most: usize) -> io::Resu
         let result = match request.body {
             Some(request::Body::Hello(_)) => Ok(reply::Body::Welcome(Welcome {
                 version: 1,
-                max_descriptors: 64,
+                max_descriptors: 200,
                 stock_bytes: 1 << 20,
             })),
             Some(request::Body::Reserve(reserve)) => {

@@ -173,7 +173,7 @@ impl Work<'_> {
         let large = Large {
             file: file.as_fd(),
             exclusive: exclusive.as_ref().map(AsFd::as_fd),
-            owners: &self.owners,
+            stays: &|owner| self.owners.contains(&owner),
             slack: self.slack.as_ref().map(|slack| slack as _),
         };
         let moved = large.recharge(&mut self.surveyor, self.payer)?;

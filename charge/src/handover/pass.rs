@@ -1,0 +1,490 @@
+//! One pass over the files of a volume.
+
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat, mkdirat};
+use nix::sys::statfs::fstatfs;
+
+use super::{HandOver, HandOverError, Left, Outcome, Stop};
+use crate::PAGE;
+use crate::cgroup::CgroupId;
+use crate::mapping::resident_pages;
+use crate::payer::{Limit, ReserveError};
+use crate::recharge::{
+    BATCH, Check, Copied, Large, Moved, Original, RechargeError, Replace, SMALL, Scratch, Slack,
+};
+use crate::survey::{Small, SurveyError, Surveyor, Whose};
+use crate::tree::{self, Visit};
+
+/// Bytes of small files that are copied at once: what a full volume lends for a moment.
+const BATCH_BYTES: u64 = 8 << 20;
+
+/// Of how many leftovers the details are kept.
+const NAMED: usize = 100;
+
+const OWN: &str = ".vineyard";
+const OBJECTS: &str = ".vineyard/objects";
+const TRASH: &str = ".vineyard/trash";
+const SCRATCH: &str = ".vineyard/tmp";
+
+pub(super) struct Pass<'a> {
+    order: &'a HandOver<'a>,
+    root: BorrowedFd<'a>,
+    pub(super) surveyor: Surveyor,
+    scratch: Option<OwnedFd>,
+    linked: HashSet<u64>,
+    batch: Vec<Item>,
+    batch_bytes: u64,
+    /// Bytes of everything that was looked at.
+    pub(super) found: u64,
+    pub(super) outcome: Outcome,
+}
+
+/// A small file that waits for others.
+struct Item {
+    name: OsString,
+    path: PathBuf,
+    file: OwnedFd,
+    size: u64,
+    allocated: u64,
+    /// Nobody writes to it, so that it may be moved in place whatever its size.
+    still: bool,
+}
+
+impl Item {
+    fn small(&self) -> Small<'_> {
+        Small {
+            file: self.file.as_fd(),
+            size: self.size,
+            allocated: self.allocated,
+        }
+    }
+}
+
+/// Room that a full volume lends.
+struct Loan<'a> {
+    slack: &'a dyn Slack,
+    bytes: u64,
+}
+
+impl Drop for Loan<'_> {
+    fn drop(&mut self) {
+        self.slack.take_back(self.bytes);
+    }
+}
+
+impl<'a> Pass<'a> {
+    pub(super) fn new(order: &'a HandOver<'a>, root: BorrowedFd<'a>) -> Result<Self, SurveyError> {
+        Ok(Self {
+            order,
+            root,
+            surveyor: Surveyor::open()?,
+            scratch: None,
+            linked: HashSet::new(),
+            batch: Vec::with_capacity(BATCH),
+            batch_bytes: 0,
+            found: 0,
+            outcome: Outcome::default(),
+        })
+    }
+
+    fn look(&mut self, file: OwnedFd, name: &OsStr, path: &Path) -> Result<(), Stop> {
+        let stat = fstat(&file).map_err(io::Error::from).map_err(at(path))?;
+        let is_file = stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+        if !is_file || stat.st_blocks == 0 {
+            return Ok(());
+        }
+        if stat.st_nlink > 1 && !self.linked.insert(stat.st_ino) {
+            return Ok(());
+        }
+        let allocated = allocated(&stat);
+        self.found += allocated;
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        let still = self.order.exclusive || is_sealed(path, &stat);
+        if size > SMALL || stat.st_nlink != 1 {
+            self.pull(&file, path, still, allocated)?;
+            return Ok(());
+        }
+        self.batch.push(Item {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            file,
+            size,
+            allocated,
+            still,
+        });
+        self.batch_bytes += size.next_multiple_of(PAGE);
+        Ok(())
+    }
+
+    /// Surveys the small files that have come together, and copies those that others pay for.
+    fn flush(&mut self, directory: BorrowedFd<'_>) -> Result<(), Stop> {
+        // Ends after the originals are closed: until then they still hold their bytes.
+        let mut loan = None;
+        let batch = std::mem::take(&mut self.batch);
+        self.batch_bytes = 0;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let row: Vec<Small<'_>> = batch.iter().map(Item::small).collect();
+        let found = self.surveyor.row(&row).map_err(Stop::survey)?;
+        let order = self.order;
+        let stays = |owner| order.rightly(owner);
+        let mut foreign = Vec::new();
+        for (item, whose) in batch.iter().zip(found) {
+            match whose.foreign(&stays) {
+                Some((owner, bytes)) => foreign.push((item, whose, owner, bytes)),
+                None => {
+                    self.billed(&whose.owners);
+                    self.seen(item.allocated);
+                    self.beyond(
+                        &item.file,
+                        item.size,
+                        item.allocated,
+                        whose.present,
+                        item.still,
+                    );
+                }
+            }
+        }
+        self.order.in_time()?;
+        let results = self.copy(directory, &foreign, &mut loan);
+        for ((item, whose, owner, bytes), result) in foreign.into_iter().zip(results) {
+            let error = match result {
+                Ok(copied) => {
+                    self.copied(item, owner, bytes, copied);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            if item.still && in_place_instead(&error) {
+                self.order.in_time()?;
+                self.pull(&item.file, &item.path, true, item.allocated)?;
+                continue;
+            }
+            let error = fatal(error)?;
+            // Whatever the reason, nothing is charged for a file that is gone.
+            if fstat(&item.file).is_ok_and(|stat| stat.st_nlink > 0) {
+                self.billed(&whose.owners);
+                self.left(Some(&item.path), bytes, Some(owner), &error.to_string());
+            }
+            self.seen(item.allocated);
+        }
+        Ok(())
+    }
+
+    /// Copies small files. A full volume lends the room for those that take none of it for good: plain files that somebody
+    /// views would.
+    fn copy(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        foreign: &[(&Item, Whose, CgroupId, u64)],
+        loan: &mut Option<Loan<'a>>,
+    ) -> Vec<Result<Copied, RechargeError>> {
+        if foreign.is_empty() {
+            return Vec::new();
+        }
+        let Some(scratch) = self.scratch() else {
+            let none = || RechargeError::Unsuitable("there is no directory for copies");
+            return foreign.iter().map(|_| Err(none())).collect();
+        };
+        let bytes = |item: &Item| item.size.next_multiple_of(PAGE);
+        let total: u64 = foreign.iter().map(|(item, ..)| bytes(item)).sum();
+        let is_short = free(scratch.as_fd()).is_some_and(|free| free < total);
+        if is_short && self.order.slack.lend(total).is_ok() {
+            let slack = self.order.slack;
+            *loan = Some(Loan {
+                slack,
+                bytes: total,
+            });
+        }
+        let originals: Vec<Original<'_>> = foreign
+            .iter()
+            .filter(|(item, ..)| !is_short || item.still)
+            .map(|(item, ..)| Original {
+                name: &item.name,
+                file: item.file.as_fd(),
+                spare_viewed: item.still,
+            })
+            .collect();
+        let check = Check {
+            surveyor: &mut self.surveyor,
+            owners: self.order.payer_owners,
+        };
+        let replace = Replace {
+            directory,
+            scratch: scratch.as_fd(),
+        };
+        let mut copied = replace
+            .copy_opened(&originals, self.order.payer, Some(check))
+            .into_iter();
+        let results = foreign
+            .iter()
+            .map(|(item, ..)| {
+                let full =
+                    || RechargeError::Unsuitable("the volume is full, and somebody may view it");
+                if is_short && !item.still {
+                    return Err(full());
+                }
+                copied.next().unwrap_or_else(|| Err(full()))
+            })
+            .collect();
+        self.scratch = Some(scratch);
+        results
+    }
+
+    fn copied(&mut self, item: &Item, owner: CgroupId, bytes: u64, copied: Copied) {
+        self.moved(bytes);
+        self.seen(item.allocated);
+        // What was allocated beyond the end is not in the copy.
+        self.found = self.found.saturating_sub(item.allocated) + copied.bytes;
+        if let Some(payer) = copied.owner {
+            self.billed(&[(payer, copied.bytes)]);
+        }
+        if copied.still_viewed {
+            self.found += item.allocated;
+            self.billed(&[(owner, bytes)]);
+            let why = "somebody views the file that was replaced; its bytes go with his view";
+            self.left(None, bytes, Some(owner), why);
+        }
+    }
+
+    /// Moves a file in place, as far as it is charged to the wrong ones.
+    pub(super) fn pull(
+        &mut self,
+        file: &impl AsFd,
+        path: &Path,
+        still: bool,
+        allocated: u64,
+    ) -> Result<(), Stop> {
+        let name = (!path.as_os_str().is_empty()).then_some(path);
+        let writable = if still {
+            reopen(file.as_fd()).ok()
+        } else {
+            None
+        };
+        let order = self.order;
+        let stays = |owner| order.rightly(owner);
+        let large = Large {
+            file: file.as_fd(),
+            exclusive: writable.as_ref().map(File::as_fd),
+            stays: &stays,
+            slack: Some(order.slack),
+        };
+        let mut before = 0;
+        let mut complete = true;
+        let result = large.recharge_while(&mut self.surveyor, order.payer, &mut |moved| {
+            let progress = &order.progress.moved;
+            progress.fetch_add(moved.bytes - before, Ordering::Relaxed);
+            before = moved.bytes;
+            complete = order.in_time().is_ok();
+            complete
+        });
+        let moved = match result {
+            Ok(moved) => moved,
+            Err(error) => {
+                let error = fatal(error)?;
+                self.left(name, allocated, None, &error.to_string());
+                self.seen(allocated);
+                return Ok(());
+            }
+        };
+        self.pulled(name, &moved, writable.is_some());
+        if !complete {
+            return Err(Stop::TimeUp);
+        }
+        self.seen(allocated);
+        let size = fstat(file.as_fd()).map_or(0, |it| u64::try_from(it.st_size).unwrap_or(0));
+        let present = moved.owners.values().sum();
+        self.beyond(file, size, allocated, present, still);
+        Ok(())
+    }
+
+    fn pulled(&mut self, name: Option<&Path>, moved: &Moved, is_exclusive: bool) {
+        self.outcome.moved += moved.bytes;
+        for (owner, bytes) in &moved.owners {
+            *self.outcome.billed.entry(*owner).or_default() += bytes;
+        }
+        if moved.left == 0 {
+            return;
+        }
+        let why = if is_exclusive {
+            "the payer has no room, or its pages are in use"
+        } else {
+            "its end, its holes and its huge pages move only when nobody can write to it"
+        };
+        let owner = moved
+            .leftovers
+            .iter()
+            .flat_map(|it| &it.owners)
+            .find(|(owner, _)| !self.order.rightly(*owner))
+            .map(|(owner, _)| *owner);
+        self.left(name, moved.left, owner, why);
+    }
+
+    /// Bytes beyond the end of a file, whose owner nobody can tell: they are freed where nobody can be about to fill them.
+    fn beyond(&mut self, file: &impl AsFd, size: u64, allocated: u64, present: u64, still: bool) {
+        if allocated <= present {
+            return;
+        }
+        let end = size.next_multiple_of(PAGE);
+        if still
+            && resident_pages(file.as_fd(), end, 0).is_ok_and(|pages| pages > 0)
+            && let Ok(writable) = reopen(file.as_fd())
+            && let Ok(offset) = i64::try_from(end)
+        {
+            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            let most = i64::MAX - offset - 4096;
+            while fallocate(&writable, flags, offset, most) == Err(Errno::EINTR) {}
+        }
+        let now = fstat(file.as_fd()).map_or(allocated, |stat| self::allocated(&stat));
+        self.found = self.found.saturating_sub(allocated.saturating_sub(now));
+        self.outcome.unseen += now.saturating_sub(present);
+    }
+
+    fn scratch(&mut self) -> Option<OwnedFd> {
+        if let Some(open) = self.scratch.take() {
+            return Some(open);
+        }
+        let open = || tree::open(self.root, OsStr::new(SCRATCH), OFlag::O_DIRECTORY);
+        let opened = match open() {
+            Err(Errno::ENOENT) => {
+                make(self.root, OWN);
+                make(self.root, SCRATCH);
+                open()
+            }
+            other => other,
+        };
+        let opened = opened.ok()?;
+        Scratch::sweep(opened.as_fd());
+        Some(opened)
+    }
+
+    fn billed(&mut self, owners: &[(CgroupId, u64)]) {
+        for (owner, bytes) in owners {
+            *self.outcome.billed.entry(*owner).or_default() += bytes;
+        }
+    }
+
+    fn moved(&mut self, bytes: u64) {
+        self.outcome.moved += bytes;
+        self.order
+            .progress
+            .moved
+            .fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn seen(&mut self, bytes: u64) {
+        self.order.progress.seen.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn left(&mut self, path: Option<&Path>, bytes: u64, owner: Option<CgroupId>, reason: &str) {
+        self.outcome.left_bytes += bytes;
+        if self.outcome.left.len() < NAMED {
+            self.outcome.left.push(Left {
+                path: path.map(Path::to_owned),
+                bytes,
+                owner,
+                reason: reason.to_owned(),
+            });
+        }
+    }
+}
+
+impl Visit for Pass<'_> {
+    type Stop = Stop;
+
+    fn file(&mut self, directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<(), Stop> {
+        self.order.in_time()?;
+        match tree::open_file(directory, name) {
+            Ok(file) => self.look(file, name, path)?,
+            Err(Errno::ENOENT) => {}
+            Err(Errno::EAGAIN) => self.left(Some(path), 0, None, "somebody holds a lease on it"),
+            Err(errno) => self.left(Some(path), 0, None, errno.desc()),
+        }
+        if self.batch.len() == BATCH || self.batch_bytes > BATCH_BYTES - SMALL {
+            self.flush(directory)?;
+        }
+        Ok(())
+    }
+
+    fn left(&mut self, directory: BorrowedFd<'_>, _path: &Path) -> Result<(), Stop> {
+        self.flush(directory)
+    }
+
+    fn odd(&mut self, _path: &Path, _kind: &'static str) {}
+
+    fn skipped(&mut self, path: &Path, reason: &str) {
+        self.left(Some(path), 0, None, reason);
+    }
+}
+
+/// Sealed objects never change, so that they are moved whole whoever mounts the volume.
+fn is_sealed(path: &Path, stat: &FileStat) -> bool {
+    let folder = path.parent();
+    let is_object = folder == Some(Path::new(OBJECTS)) || folder == Some(Path::new(TRASH));
+    is_object && stat.st_mode & 0o222 == 0
+}
+
+fn allocated(stat: &FileStat) -> u64 {
+    u64::try_from(stat.st_blocks).unwrap_or(0) * 512
+}
+
+fn free(volume: BorrowedFd<'_>) -> Option<u64> {
+    let statfs = fstatfs(volume).ok()?;
+    let block = u64::try_from(statfs.block_size()).ok()?;
+    (statfs.blocks() > 0).then(|| statfs.blocks_available() * block)
+}
+
+/// The same file for writing, never another one that has its name now.
+fn reopen(file: BorrowedFd<'_>) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+}
+
+/// Makes a directory for everybody, whatever the umask. Failing that there will be none.
+fn make(root: BorrowedFd<'_>, path: &str) {
+    let everybody = Mode::from_bits_truncate(0o777);
+    if mkdirat(root, path, everybody).is_ok()
+        && let Ok(made) = tree::open(root, OsStr::new(path), OFlag::O_DIRECTORY)
+    {
+        let _ = fchmod(&made, everybody);
+    }
+}
+
+/// Whether moving the file in place may work where copying it did not.
+fn in_place_instead(error: &RechargeError) -> bool {
+    match error {
+        RechargeError::Viewed | RechargeError::Unsuitable(_) | RechargeError::Io(_) => true,
+        RechargeError::Payer(ReserveError::Full(full)) => full.limit == Limit::Volume,
+        _ => false,
+    }
+}
+
+/// Errors that will be the same for every other file end the pass.
+fn fatal(error: RechargeError) -> Result<RechargeError, Stop> {
+    match error {
+        RechargeError::Payer(error @ ReserveError::Unreachable(_)) => {
+            Err(Stop::Failed(HandOverError::Payer(error)))
+        }
+        RechargeError::Survey(error @ SurveyError::Privilege { .. }) => Err(Stop::survey(error)),
+        other => Ok(other),
+    }
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> Stop {
+    let path = path.to_owned();
+    move |source| Stop::Failed(HandOverError::Io { path, source })
+}
