@@ -9,7 +9,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use nix::unistd::getuid;
 use vineyard_charge::{Payer, RemotePayer};
 use vineyard_store::{Options, Volume};
@@ -132,12 +134,16 @@ pub(crate) fn payer(socket: &Path) -> anyhow::Result<Arc<dyn Payer>> {
 
 /// Runs the verb that the command line names.
 pub(crate) fn run() -> ExitCode {
+    let matches = Args::command().get_matches();
+    for flag in ["volume", "socket"] {
+        refuse_empty(&matches, flag);
+    }
     let Args {
         volume,
         socket,
         json,
         verb,
-    } = Args::parse();
+    } = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let settings = Settings {
         volume: volume.and_then(place).unwrap_or_else(default_volume),
         socket: socket.and_then(place),
@@ -159,6 +165,17 @@ pub(crate) fn run() -> ExitCode {
         Verb::Completions(verb) => verb.run(),
     };
     outcome.map_or_else(|error| exit::report(&error, settings.format), Outcome::into)
+}
+
+/// Ends with a message when the flag was given without a path: `--volume "$UNSET"` must not mean the default.
+fn refuse_empty(matches: &ArgMatches, flag: &str) {
+    let is_empty = matches
+        .get_one::<OsString>(flag)
+        .is_some_and(|path| path.is_empty());
+    if is_empty && matches.value_source(flag) == Some(ValueSource::CommandLine) {
+        let text = format!("--{flag} is empty: name a path, or leave the flag out");
+        Args::command().error(ErrorKind::InvalidValue, text).exit()
+    }
 }
 
 /// An empty variable of the environment is as good as none.

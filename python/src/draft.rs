@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use vineyard_store::{Draft as StoreDraft, Mapping};
 
 use crate::errors::raise;
@@ -61,7 +62,7 @@ impl Draft {
     fn seal(
         &self,
         py: Python<'_>,
-        name: Option<&str>,
+        name: Option<&Bound<'_, PyString>>,
         ttl: Option<f64>,
         overwrite: bool,
     ) -> PyResult<Put> {

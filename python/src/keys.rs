@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use vineyard_store::{Error, Key, Kind, Name, ObjectId, PutOptions, Ref};
 
 use crate::errors::raise;
@@ -23,13 +24,11 @@ pub(crate) enum OwnedKey {
 
 impl OwnedKey {
     pub(crate) fn of(py: Python<'_>, key: &Bound<'_, PyAny>) -> PyResult<Self> {
-        if let Ok(name) = key.extract::<&str>() {
+        if let Ok(name) = key.cast::<PyString>() {
             return name_of(py, name).map(Self::Name);
         }
         let (id, kind): (String, String) = key.extract().map_err(|_| {
-            PyTypeError::new_err(
-                "a key is a name (str, without lone surrogates) or a Ref that put() returned",
-            )
+            PyTypeError::new_err("a key is a name (str) or a Ref that put() returned")
         })?;
         let id = ObjectId::parse(id.as_bytes())
             .ok_or_else(|| raise(py, &Error::NotFound { key: id }))?;
@@ -44,8 +43,24 @@ impl OwnedKey {
     }
 }
 
-pub(crate) fn name_of(py: Python<'_>, name: &str) -> PyResult<Name> {
-    Name::new(name).map_err(|e| raise(py, &e))
+pub(crate) fn name_of(py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<Name> {
+    Name::new(utf8(py, name)?).map_err(|e| raise(py, &e))
+}
+
+/// A name, or the beginning of one, as UTF-8. Python's strings may hold lone surrogates, which names cannot.
+pub(crate) fn utf8<'n>(py: Python<'_>, name: &'n Bound<'_, PyString>) -> PyResult<&'n str> {
+    name.to_str().map_err(|_| {
+        let name = name
+            .repr()
+            .map_or_else(|_| String::new(), |r| r.to_string());
+        raise(
+            py,
+            &Error::InvalidName {
+                name,
+                why: "it holds a lone surrogate, which is no character",
+            },
+        )
+    })
 }
 
 pub(crate) fn parse_kind(kind: &str) -> PyResult<Kind> {
@@ -70,7 +85,7 @@ pub(crate) fn seconds(value: Option<f64>, what: &str) -> PyResult<Option<Duratio
 /// The store's options for a put.
 pub(crate) fn options(
     py: Python<'_>,
-    name: Option<&str>,
+    name: Option<&Bound<'_, PyString>>,
     ttl: Option<f64>,
     overwrite: bool,
 ) -> PyResult<PutOptions> {

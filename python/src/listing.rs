@@ -4,9 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use pyo3::prelude::*;
+use pyo3::types::PyString;
 use vineyard_store::{Kind, ListOptions, Listing, ObjectId, Stat};
 
 use crate::errors::raise;
+use crate::keys::utf8;
 
 /// Rows that are read from the volume at a time, without the GIL.
 const BATCH: usize = 1000;
@@ -67,11 +69,16 @@ pub(crate) struct List(Mutex<vineyard_store::List>);
 pub(crate) fn list(
     py: Python<'_>,
     store: &Arc<vineyard_store::Volume>,
-    prefix: Option<String>,
-    glob: Option<String>,
+    prefix: Option<&Bound<'_, PyString>>,
+    glob: Option<&Bound<'_, PyString>>,
     stat: bool,
 ) -> PyResult<List> {
-    let options = ListOptions { prefix, glob, stat };
+    let owned = |text: &Bound<'_, PyString>| utf8(py, text).map(ToOwned::to_owned);
+    let options = ListOptions {
+        prefix: prefix.map(owned).transpose()?,
+        glob: glob.map(owned).transpose()?,
+        stat,
+    };
     store
         .list(&options)
         .map(|l| List(Mutex::new(l)))

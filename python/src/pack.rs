@@ -3,15 +3,15 @@
 use std::io::IoSlice;
 
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyList, PyString};
 use vineyard_store::{Kind, PutOptions};
 
 use crate::buffers::Buffers;
 use crate::errors::raise;
-use crate::keys::{Put, parse_kind, put_result};
+use crate::keys::{Put, parse_kind, put_result, utf8};
 
 /// Key, kind and buffers of a member.
-pub(crate) type Member<'py> = (Option<String>, String, Bound<'py, PyList>);
+pub(crate) type Member<'py> = (Option<Bound<'py, PyString>>, String, Bound<'py, PyList>);
 
 /// Puts a pack.
 pub(crate) fn put_many(
@@ -29,7 +29,10 @@ pub(crate) fn put_many(
         .map(|(_, _, content)| Buffers::of(content))
         .collect::<PyResult<_>>()?;
     let slices: Vec<Vec<IoSlice<'_>>> = buffers.iter().map(Buffers::slices).collect();
-    let keys: Vec<Option<&str>> = members.iter().map(|(key, _, _)| key.as_deref()).collect();
+    let keys: Vec<Option<&str>> = members
+        .iter()
+        .map(|(key, _, _)| key.as_ref().map(|key| utf8(py, key)).transpose())
+        .collect::<PyResult<_>>()?;
     let done = py.detach(|| {
         let members: Vec<vineyard_store::Member<'_>> = keys
             .into_iter()

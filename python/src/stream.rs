@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyList, PyString};
 use vineyard_store::Mode;
 
 use crate::buffers::Buffers;
@@ -54,9 +54,11 @@ impl StreamWriter {
     }
 
     /// Says that the producer failed; how many parts there are.
-    fn fail(&self, py: Python<'_>, message: &str) -> PyResult<u64> {
+    fn fail(&self, py: Python<'_>, message: &Bound<'_, PyString>) -> PyResult<u64> {
         let writer = self.take().ok_or_else(ended)?;
-        py.detach(|| writer.fail(message))
+        // An error may quote a file's name that is no UTF-8.
+        let message = message.to_string_lossy();
+        py.detach(|| writer.fail(&message))
             .map_err(|e| raise(py, &e))
     }
 }

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyList, PyString};
 use vineyard_charge::{Payer, RemotePayer};
 use vineyard_store::{Error, Mode, Name, Options};
 
 use crate::buffers::Buffers;
 use crate::draft::Draft;
 use crate::errors::{raise, raise_open};
-use crate::keys::{OwnedKey, Put, name_of, options, parse_kind, put_result};
+use crate::keys::{OwnedKey, Put, name_of, options, parse_kind, put_result, utf8};
 use crate::listing::{self, List, Row};
 use crate::memory::{Got, Memory, got};
 use crate::pack::{Member, put_many};
@@ -50,7 +50,7 @@ impl Volume {
         py: Python<'_>,
         kind: &str,
         content: &Bound<'_, PyList>,
-        name: Option<&str>,
+        name: Option<&Bound<'_, PyString>>,
         ttl: Option<f64>,
         overwrite: bool,
     ) -> PyResult<Put> {
@@ -69,7 +69,7 @@ impl Volume {
         &self,
         py: Python<'_>,
         members: Vec<Member<'_>>,
-        name: Option<&str>,
+        name: Option<&Bound<'_, PyString>>,
         ttl: Option<f64>,
         overwrite: bool,
     ) -> PyResult<Put> {
@@ -123,7 +123,7 @@ impl Volume {
     }
 
     /// Opens a stream for appending.
-    fn stream_writer(&self, py: Python<'_>, name: &str) -> PyResult<StreamWriter> {
+    fn stream_writer(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<StreamWriter> {
         let name = name_of(py, name)?;
         self.store
             .stream_writer(&name)
@@ -135,7 +135,7 @@ impl Volume {
     fn stream_reader(
         &self,
         py: Python<'_>,
-        name: &str,
+        name: &Bound<'_, PyString>,
         start: u64,
         consume: bool,
         readonly: bool,
@@ -146,14 +146,19 @@ impl Volume {
     }
 
     /// Whether `name` is a stream.
-    fn is_stream(&self, py: Python<'_>, name: &str) -> PyResult<bool> {
+    fn is_stream(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<bool> {
         self.store
             .is_stream(&name_of(py, name)?)
             .map_err(|e| raise(py, &e))
     }
 
     /// Waits until all names can be got.
-    fn wait(&self, py: Python<'_>, names: Vec<String>, timeout: Option<f64>) -> PyResult<()> {
+    fn wait(
+        &self,
+        py: Python<'_>,
+        names: Vec<Bound<'_, PyString>>,
+        timeout: Option<f64>,
+    ) -> PyResult<()> {
         let names: Vec<Name> = names
             .iter()
             .map(|n| name_of(py, n))
@@ -165,8 +170,8 @@ impl Volume {
     fn list(
         &self,
         py: Python<'_>,
-        prefix: Option<String>,
-        glob: Option<String>,
+        prefix: Option<&Bound<'_, PyString>>,
+        glob: Option<&Bound<'_, PyString>>,
         stat: bool,
     ) -> PyResult<List> {
         listing::list(py, &self.store, prefix, glob, stat)
@@ -179,7 +184,7 @@ impl Volume {
         &self,
         py: Python<'_>,
         key: &Bound<'_, PyAny>,
-        known: Option<&str>,
+        known: Option<&Bound<'_, PyString>>,
     ) -> PyResult<bool> {
         let key = OwnedKey::of(py, key)?;
         let known = known.map(|n| name_of(py, n)).transpose()?;
@@ -191,7 +196,8 @@ impl Volume {
     }
 
     /// Removes every name that starts with `prefix`; how many there were.
-    fn remove_prefix(&self, py: Python<'_>, prefix: &str) -> PyResult<u64> {
+    fn remove_prefix(&self, py: Python<'_>, prefix: &Bound<'_, PyString>) -> PyResult<u64> {
+        let prefix = utf8(py, prefix)?;
         py.detach(|| self.store.remove_prefix(prefix))
             .map_err(|e| raise(py, &e))
     }
@@ -202,9 +208,9 @@ impl Volume {
         &self,
         py: Python<'_>,
         key: &Bound<'_, PyAny>,
-        name: &str,
+        name: &Bound<'_, PyString>,
         overwrite: bool,
-        known: Option<&str>,
+        known: Option<&Bound<'_, PyString>>,
     ) -> PyResult<()> {
         let key = OwnedKey::of(py, key)?;
         let name = name_of(py, name)?;
@@ -217,7 +223,7 @@ impl Volume {
     }
 
     /// Whether a name is there.
-    fn exists(&self, py: Python<'_>, name: &str) -> PyResult<bool> {
+    fn exists(&self, py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<bool> {
         self.store
             .exists(&name_of(py, name)?)
             .map_err(|e| raise(py, &e))

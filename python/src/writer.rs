@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use pyo3::types::PyString;
 
 use crate::buffers::Buffer;
 use crate::errors::raise;
@@ -77,7 +78,7 @@ impl Writer {
     fn seal(
         &self,
         py: Python<'_>,
-        name: Option<&str>,
+        name: Option<&Bound<'_, PyString>>,
         ttl: Option<f64>,
         overwrite: bool,
     ) -> PyResult<Put> {

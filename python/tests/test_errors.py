@@ -94,6 +94,57 @@ def test_a_bad_name(vol, name):
         vol.put(1, name)
 
 
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda vol, name: vol.put(1, name),
+        lambda vol, name: vol.put({"x": 1}, f"a/{name}"),
+        lambda vol, name: vol.put_many({name: 1}, "pack"),
+        lambda vol, name: vol.put_many([1], name),
+        lambda vol, name: vol.get(name),
+        lambda vol, name: vol.wait(name, timeout=0),
+        lambda vol, name: vol.exists(name),
+        lambda vol, name: vol.stat(name),
+        lambda vol, name: vol.link(vol.put(1), name),
+        lambda vol, name: vol.rm(name),
+        lambda vol, name: vol.rm(prefix=name),
+        lambda vol, name: vol.names(name),
+        lambda vol, name: vol.ls(glob=name),
+        lambda vol, name: vol.stream(name).append(1),
+        lambda vol, name: list(vol.stream(name, timeout=0)),
+        lambda vol, name: vol.open(name, "wb").close(),
+        lambda vol, name: vol.create(name, 3).seal(),
+    ],
+)
+def test_a_name_with_a_lone_surrogate(vol, use):
+    with pytest.raises(vineyard.InvalidName, match=r"x\\udc80y'.*surrogate.*relative path"):
+        use(vol, os.fsdecode(b"x\x80y"))
+    assert vol.names() == []
+
+
+def test_a_stream_that_fails_for_a_file_with_an_odd_name_still_says_so(vol):
+    vol.stream("s").fail("no such file: x\udc80y")
+    with pytest.raises(vineyard.StoreError, match=r"no such file: x.+y"):
+        list(vol.stream("s"))
+
+
+@pytest.mark.parametrize("key", [1, None, b"bytes", ("a", "b"), 1.5])
+def test_keys_of_put_many_are_texts(vol, key):
+    with pytest.raises(TypeError, match=rf"a key is a str, not {type(key).__name__}"):
+        vol.put_many({"fine": 0, key: 1}, "pack")
+    assert vol.names() == []
+
+
+def test_an_empty_path_is_no_volume(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for use in (vineyard.open, vineyard.connect, vineyard.Volume):
+        with pytest.raises(ValueError, match="path of the volume is empty: pass"):
+            use("")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setenv("VINEYARD_VOLUME", "")
+    assert vineyard.open().path.endswith(f"vineyard-{os.getuid()}"), "an empty variable is as good as none"
+
+
 def test_a_key_of_a_wrong_type(vol):
     with pytest.raises(TypeError, match="Ref"):
         vol.get(5)

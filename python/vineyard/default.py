@@ -9,7 +9,7 @@ import warnings
 
 from vineyard.errors import ConnectionFailed
 
-__all__ = ["SOCKET", "VOLUME", "place"]
+__all__ = ["SOCKET", "VOLUME", "named", "place"]
 
 #: Environment: the volume's directory.
 VOLUME = "VINEYARD_VOLUME"
@@ -20,10 +20,19 @@ _SHARED_MEMORY = "/dev/shm"  # noqa: S108
 
 def place(path: str | os.PathLike[str] | None) -> tuple[str, str | None]:
     """Directory and socket. An argument wins over the environment, and that over the embedded default."""
-    named = path if path is not None else os.environ.get(VOLUME)
-    if named:
-        return os.path.abspath(named), os.environ.get(SOCKET) or None
+    directory = path if path is not None else os.environ.get(VOLUME) or None
+    if directory is not None:
+        return named(directory), os.environ.get(SOCKET) or None
     return embedded(), None
+
+
+def named(path: str | os.PathLike[str]) -> str:
+    """The absolute path of a directory that was named. Raises ValueError for an empty path, which names none."""
+    if not os.fspath(path):
+        raise ValueError(
+            f"the path of the volume is empty: pass its directory, or nothing for the one in {VOLUME} or the default."
+        )
+    return os.path.abspath(path)
 
 
 def embedded() -> str:

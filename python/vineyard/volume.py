@@ -49,7 +49,7 @@ class Volume:
     path: str
 
     def __init__(self, path: str | os.PathLike[str], socket: str | None = None, *, create: bool = True) -> None:
-        self.path = os.path.abspath(path)
+        self.path = default.named(path)
         self._socket = socket
         self._native = native = _native.Volume(self.path, create, socket)
         self._put = native.put
@@ -90,7 +90,13 @@ class Volume:
         all, sorted by key.
         """
         keyed: Iterable[tuple[str | None, Any]]
-        keyed = values.items() if isinstance(values, Mapping) else ((None, value) for value in values)
+        if isinstance(values, Mapping):
+            for key in values:
+                if not isinstance(key, str):
+                    raise TypeError(f"a key is a str, not {type(key).__name__}: {key!r}. Pass {{str(key): value, …}}.")
+            keyed = values.items()
+        else:
+            keyed = ((None, value) for value in values)
         members = [(key, *codec.encode(value, allow_pickle, True)) for key, value in keyed]
         object_id, nbytes = self._native.put_many(members, name, ttl, overwrite)
         return Ref(self, object_id, "pack", nbytes, name, type(values), (len(members),))

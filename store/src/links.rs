@@ -93,7 +93,11 @@ impl Volume {
         }
         let object = self.linked(Key::Name(from), None, to, overwrite)?;
         // What somebody else put there meanwhile stays.
-        self.unname(from, &object).map(drop)
+        if self.unname(from, &object)? {
+            // Whoever removed `to` just now saw `from`, and left the object to us.
+            self.release(&object)?;
+        }
+        Ok(())
     }
 
     fn note(&self, directory: BorrowedFd<'_>, name: &Name) -> Result<(), Error> {

@@ -143,7 +143,7 @@ impl StreamWriter {
     /// Puts the next part and returns it; its name is the stream's and its index.
     ///
     /// # Errors
-    /// As `put`; [`Error::Exists`] when the stream has ended.
+    /// As `put`; [`Error::Exists`] when the stream has ended, [`Error::NotFound`] when it was removed.
     pub fn append(&mut self, kind: Kind, content: &[IoSlice<'_>]) -> Result<Ref, Error> {
         self.refuse_ended()?;
         let part = self.volume.put(kind, content, &PutOptions::default())?;
@@ -183,7 +183,13 @@ impl StreamWriter {
         }
     }
 
+    /// Refuses to go on with a stream that has ended, or that was removed: another one may have its name by now.
     fn refuse_ended(&self) -> Result<(), Error> {
+        let stat = nix::sys::stat::fstat(&self.directory)
+            .map_err(|errno| Error::io(self.name.as_str(), errno))?;
+        if stat.st_nlink == 0 {
+            return Err(Error::not_found(self.name.as_str()));
+        }
         match read_end(self.directory.as_fd(), &self.name)? {
             None => Ok(()),
             Some(_) => Err(Error::Exists {
@@ -209,6 +215,7 @@ impl StreamWriter {
     }
 
     fn finish(mut self, error: Option<String>) -> Result<u64, Error> {
+        self.refuse_ended()?;
         self.next = self.next.max(consumed::read(self.directory.as_fd())?);
         // Other producers may have appended too.
         while self.volume.exists(&part_name(&self.name, self.next)?)? {

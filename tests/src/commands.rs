@@ -17,6 +17,22 @@ pub enum Command {
         /// Whether a name that exists is re-pointed.
         overwrite: bool,
     },
+    /// Put an object that is not needed any more after some time.
+    PutExpiring {
+        /// Its name.
+        name: Option<String>,
+        /// Its content.
+        content: Content,
+        /// After how many seconds.
+        seconds: u64,
+    },
+    /// Put many values as one object.
+    PutMany {
+        /// Its name.
+        name: Option<String>,
+        /// The values.
+        members: Vec<Member>,
+    },
     /// Put an object whose length is not known ahead: write it in pieces.
     Write {
         /// Its name.
@@ -58,6 +74,15 @@ pub enum Command {
         /// Hold it under this number.
         view: Option<u32>,
     },
+    /// Get a pack and check every byte of every member.
+    GetPack {
+        /// Its name.
+        name: String,
+        /// What it must hold.
+        members: Vec<Member>,
+        /// Hold it under this number.
+        view: Option<u32>,
+    },
     /// Get an object that others re-point at the same time: every byte must be of the same one of these.
     GetOneOf {
         /// Its name.
@@ -84,6 +109,11 @@ pub enum Command {
     Remove {
         /// The name.
         name: String,
+    },
+    /// Remove everything whose name begins so. Answers how many names there were.
+    RemovePrefix {
+        /// The beginning.
+        prefix: String,
     },
     /// Remove an object by its id.
     RemoveObject {
@@ -150,6 +180,19 @@ impl From<Content> for Pattern {
             len: content.len,
         }
     }
+}
+
+/// A value of a pack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its key; what is put without one has its index in 8 digits.
+    pub key: String,
+    /// Whether it is put with its key.
+    pub keyed: bool,
+    /// How it would be decoded.
+    pub kind: String,
+    /// Its content.
+    pub content: Content,
 }
 
 /// The answer to one order.

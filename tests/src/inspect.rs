@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::body::Body;
 use crate::model::{Model, Place};
 use crate::pattern::Pattern;
 
@@ -24,6 +25,10 @@ pub struct Shown {
     pub plain: BTreeMap<String, u64>,
     /// Names and the objects that they point to.
     pub names: BTreeMap<String, String>,
+    /// Streams, and how many of their parts are consumed.
+    pub streams: BTreeMap<String, u64>,
+    /// Objects that have a mark of their time to live, and what it says.
+    pub marks: BTreeMap<String, String>,
     /// What lies in `tmp/`.
     pub tmp: BTreeSet<String>,
 }
@@ -41,24 +46,56 @@ impl Shown {
             tmp: inodes(&own.join("tmp"))?.into_keys().collect(),
             ..Self::default()
         };
-        for entry in fs::read_dir(root)? {
+        for mark in inodes(&own.join("ttl"))?.into_keys() {
+            let target = fs::read_link(own.join("ttl").join(&mark))?;
+            let (_, object) = mark.split_once('.').context("a mark")?;
+            let target = target.display().to_string();
+            shown.marks.insert(object.into(), target);
+        }
+        shown.directory(root, "")?;
+        Ok(shown)
+    }
+
+    /// What is in `root`, or in a stream, below which there are no directories.
+    fn directory(&mut self, directory: &Path, below: &str) -> Result<()> {
+        let objects = match below {
+            "" => ".vineyard/objects",
+            _ => "../.vineyard/objects",
+        };
+        for entry in fs::read_dir(directory)? {
             let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
+            let last = entry.file_name().to_string_lossy().into_owned();
+            let name = format!("{below}{last}");
             let kind = entry.file_type()?;
             if kind.is_symlink() {
                 let target = fs::read_link(entry.path())?;
+                if last == ".consumed" {
+                    let parts = target.display().to_string().parse()?;
+                    self.streams.insert(stream_of(below), parts);
+                    continue;
+                }
                 let object = target
-                    .strip_prefix(".vineyard/objects")
+                    .strip_prefix(objects)
                     .with_context(|| format!("{name} points to {}", target.display()))?;
-                shown.names.insert(name, object.display().to_string());
+                self.names.insert(name, object.display().to_string());
+            } else if last == ".stream" {
+                self.streams.entry(stream_of(below)).or_default();
             } else if kind.is_file() {
-                shown.plain.insert(name, entry.metadata()?.ino());
-            } else if name != ".vineyard" {
+                self.plain.insert(name, entry.metadata()?.ino());
+            } else if kind.is_dir() && below.is_empty() {
+                if name != ".vineyard" {
+                    self.directory(&entry.path(), &format!("{name}/"))?;
+                }
+            } else {
                 bail!("{name} is a {kind:?}");
             }
         }
-        Ok(shown)
+        Ok(())
     }
+}
+
+fn stream_of(below: &str) -> String {
+    below.trim_end_matches('/').into()
 }
 
 fn inodes(directory: &Path) -> Result<BTreeMap<String, u64>> {
@@ -108,6 +145,10 @@ pub fn compare(root: &Path, model: &Model, litter: &BTreeSet<String>) -> Result<
         }
     }
     same("names", &shown.names, &names)?;
+    let streams = model.streams.iter();
+    let consumed = streams.map(|(name, stream)| (name.clone(), stream.consumed));
+    same("streams", &shown.streams, &consumed.collect())?;
+    marks(&shown, model)?;
     let left: Vec<_> = shown.tmp.difference(litter).collect();
     ensure!(left.is_empty(), "left in tmp: {left:?}");
     for file in model.files.values() {
@@ -115,9 +156,34 @@ pub fn compare(root: &Path, model: &Model, litter: &BTreeSet<String>) -> Result<
             continue;
         };
         let sealed = !matches!(file.place, Place::Plain(_));
-        content(&path, file.content.into(), sealed).with_context(|| format!("{:?}", file.place))?;
+        body(&path, &file.body, sealed).with_context(|| format!("{:?}", file.place))?;
     }
     Ok(())
+}
+
+/// Every object that expires has its mark, and there are no others but of objects that are gone.
+fn marks(shown: &Shown, model: &Model) -> Result<()> {
+    let mut foreign: BTreeMap<_, _> = shown.marks.iter().collect();
+    for file in model.files.values() {
+        if let (Place::Objects(object), Some(target)) = (&file.place, &file.expires) {
+            let mark = shown.marks.get(object);
+            ensure!(mark == Some(target), "the mark of {object} is {mark:?}");
+        }
+    }
+    foreign.retain(|object, _| !model.marked.contains(*object));
+    ensure!(foreign.is_empty(), "marks of nothing: {foreign:?}");
+    Ok(())
+}
+
+/// As [`content`], for what is no simple value.
+fn body(path: &Path, expected: &Body, sealed: bool) -> Result<()> {
+    if let Body::Value(value) = expected {
+        return content(path, (*value).into(), sealed);
+    }
+    if sealed {
+        check_sealed(&fs::metadata(path)?, expected.len())?;
+    }
+    expected.check(path)
 }
 
 fn same<V: Eq + std::fmt::Debug>(

@@ -5,6 +5,7 @@
 
 pub mod account;
 pub mod binaries;
+pub mod body;
 pub mod cgroups;
 pub mod client;
 pub mod commands;

@@ -3,11 +3,15 @@
 //! A file is known by its inode. It is in the tree (an object, in the trash, an ordinary file), or it is out of the tree
 //! and lives as long as somebody holds it: a draft that is not sealed yet, a removed object that is still mapped.
 
+mod streams;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use vineyard_charge::CgroupId;
 
-use crate::commands::Content;
+use crate::body::Body;
+
+pub use streams::{Ends, Stream, end_mark, part};
 
 /// Bytes of a page, the unit in which the kernel bills.
 pub const PAGE: u64 = 4096;
@@ -35,20 +39,22 @@ pub enum Place {
 #[derive(Clone, Debug)]
 pub struct File {
     /// What it must contain.
-    pub content: Content,
+    pub body: Body,
     /// Who must pay for it.
     pub payer: CgroupId,
     /// Where it is.
     pub place: Place,
     /// Who has it mapped.
     pub holders: BTreeSet<Holder>,
+    /// What the mark of its time to live says: its name, or `-`.
+    pub expires: Option<String>,
 }
 
 impl File {
     /// Bytes that it takes: whole pages.
     #[must_use]
     pub fn allocated(&self) -> u64 {
-        self.content.len.next_multiple_of(PAGE)
+        self.body.len().next_multiple_of(PAGE)
     }
 }
 
@@ -59,6 +65,10 @@ pub struct Model {
     pub files: BTreeMap<u64, File>,
     /// Names and the inodes of their objects.
     pub names: BTreeMap<String, u64>,
+    /// Streams by their names.
+    pub streams: BTreeMap<String, Stream>,
+    /// Objects of which there may be a mark of their time to live: it stays for a while when the object is removed.
+    pub marked: BTreeSet<String>,
     /// What is charged for the tree itself: its format file.
     pub tree: BTreeMap<CgroupId, u64>,
 }
@@ -136,7 +146,7 @@ impl Model {
             return;
         };
         let trashed = match &file.place {
-            Place::Objects(object) if file.content.len > MAX_READ => Place::Trash(object.clone()),
+            Place::Objects(object) if file.body.len() > MAX_READ => Place::Trash(object.clone()),
             _ => Place::Nowhere,
         };
         file.place = trashed;
@@ -148,6 +158,12 @@ impl Model {
         let gone = |f: &File| matches!(f.place, Place::Nowhere | Place::Trash(_));
         self.files
             .retain(|_, file| !(gone(file) && file.holders.is_empty()));
+    }
+
+    /// The time of an object is over: it goes with all its names.
+    pub fn expire(&mut self, inode: u64) {
+        self.names.retain(|_, object| *object != inode);
+        self.discard(inode);
     }
 
     /// A view is unmapped.
@@ -188,16 +204,18 @@ impl Model {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::Content;
 
     const A: CgroupId = CgroupId(7);
 
     fn with(inode: u64, len: u64, holders: &[Holder]) -> Model {
         let mut model = Model::default();
         let file = File {
-            content: Content { seed: 0, len },
+            body: Body::Value(Content { seed: 0, len }),
             payer: A,
             place: Place::Objects("x.raw".into()),
             holders: holders.iter().copied().collect(),
+            expires: None,
         };
         model.files.insert(inode, file);
         model.names.insert("x".into(), inode);

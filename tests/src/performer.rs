@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use vineyard_charge::{Limit, Payer, RemotePayer, ReserveError};
 use vineyard_store::{
-    Content as Bytes, Draft, Error, Key, Kind, ListOptions, Mapping, Mode, Name, Options,
+    Content as Bytes, Draft, Error, Key, Kind, ListOptions, Mapping, Mode, Name, Options, Pack,
     PutOptions, Ref, StreamReader, StreamWriter, Volume,
 };
 
-use crate::commands::{Answer, Cause, Command, Content, Failure};
+use crate::commands::{Answer, Cause, Command, Content, Failure, Member};
 use crate::pattern::Pattern;
 
 /// Bytes of a page: what `dirty` writes to, once each.
@@ -52,6 +52,7 @@ enum View {
     Draft(Draft, Pattern),
     Sealed(Mapping, Pattern, Dirty),
     Small(Vec<u8>, Pattern),
+    Pack(Pack, Vec<Member>),
 }
 
 type Dirty = bool;
@@ -127,6 +128,20 @@ impl Performer {
                     .put(Kind::Raw, &[IoSlice::new(&bytes)], &options)?;
                 Ok(sealed(&object))
             }
+            Command::PutExpiring {
+                name,
+                content,
+                seconds,
+            } => {
+                let options = PutOptions {
+                    ttl: Some(Duration::from_secs(seconds)),
+                    ..named(name)?
+                };
+                let bytes = Pattern::from(content).bytes();
+                let content = [IoSlice::new(&bytes)];
+                Ok(sealed(&self.volume.put(Kind::Raw, &content, &options)?))
+            }
+            Command::PutMany { name, members } => self.put_many(name, &members),
             Command::Write {
                 name,
                 content,
@@ -153,6 +168,21 @@ impl Performer {
                 shared,
                 view,
             } => self.get(name, content.into(), shared, view),
+            Command::GetPack {
+                name,
+                members,
+                view,
+            } => {
+                let pack = self
+                    .volume
+                    .open_pack(Key::Name(&parse(name)?), Mode::CopyOnWrite)?;
+                check_pack(&pack, &members)?;
+                let object = format!("{}.pack", pack.id);
+                if let Some(view) = view {
+                    self.views.insert(view, View::Pack(pack, members));
+                }
+                Ok(Answer::Object { object })
+            }
             Command::GetOneOf { name, contents } => {
                 let object = self
                     .volume
@@ -186,6 +216,9 @@ impl Performer {
                 let there = self.volume.remove(Key::Name(&parse(name)?))?;
                 Ok(Answer::Count(u64::from(there)))
             }
+            Command::RemovePrefix { prefix } => {
+                Ok(Answer::Count(self.volume.remove_prefix(&prefix)?))
+            }
             Command::RemoveObject { object } => {
                 let (id, kind) = object.split_once('.').context("an object")?;
                 let id = id.parse().map_err(anyhow::Error::from)?;
@@ -215,17 +248,16 @@ impl Performer {
                 Ok(Answer::Count(parts))
             }
             Command::Append { stream, content } => {
-                let writer = match self.writers.entry(stream) {
-                    Entry::Occupied(known) => known.into_mut(),
-                    Entry::Vacant(fresh) => {
-                        let name = parse(fresh.key().clone())?;
-                        fresh.insert(self.volume.stream_writer(&name)?)
-                    }
-                };
                 let bytes = Pattern::from(content).bytes();
-                Ok(sealed(&writer.append(Kind::Raw, &[IoSlice::new(&bytes)])?))
+                let writer = self.writer(stream.clone())?;
+                let appended = writer.append(Kind::Raw, &[IoSlice::new(&bytes)]);
+                if appended.is_err() {
+                    self.writers.remove(&stream);
+                }
+                Ok(sealed(&appended?))
             }
             Command::End { stream } => {
+                self.writer(stream.clone())?;
                 let writer = self.writers.remove(&stream).context("a stream")?;
                 Ok(Answer::Count(writer.end()?))
             }
@@ -281,6 +313,32 @@ impl Performer {
             writer.append(some)?;
         }
         Ok(sealed(&writer.seal(&named(name)?)?))
+    }
+
+    fn put_many(&self, name: Option<String>, members: &[Member]) -> Result<Answer, Stop> {
+        let bytes: Vec<Vec<u8>> = members
+            .iter()
+            .map(|m| Pattern::from(m.content).bytes())
+            .collect();
+        let slices: Vec<[IoSlice<'_>; 1]> = bytes.iter().map(|b| [IoSlice::new(b)]).collect();
+        let mut all = Vec::new();
+        for (member, slices) in members.iter().zip(&slices) {
+            let key = member.keyed.then_some(member.key.as_str());
+            let kind = Kind::parse(member.kind.as_bytes()).context("a kind")?;
+            all.push((key, kind, &slices[..]));
+        }
+        Ok(sealed(&self.volume.put_many(&all, &named(name)?)?))
+    }
+
+    /// The writer of a stream: the one that this client has, or a new one.
+    fn writer(&mut self, stream: String) -> Result<&mut StreamWriter, Error> {
+        match self.writers.entry(stream) {
+            Entry::Occupied(known) => Ok(known.into_mut()),
+            Entry::Vacant(fresh) => {
+                let name = parse(fresh.key().clone())?;
+                Ok(fresh.insert(self.volume.stream_writer(&name)?))
+            }
+        }
     }
 
     fn consume(&mut self, stream: String, content: Option<Content>) -> Result<Answer, Stop> {
@@ -348,6 +406,7 @@ impl Performer {
                 pattern.check(memory).context("draft")
             }
             Some(View::Small(bytes, pattern)) => pattern.check(bytes).context("copy"),
+            Some(View::Pack(pack, members)) => check_pack(pack, members),
             Some(View::Sealed(mapping, pattern, false)) => {
                 pattern.check(mapping.as_slice()).context("view")
             }
@@ -361,6 +420,26 @@ impl Performer {
             None => bail!("there is no view {view}"),
         }
     }
+}
+
+/// Every member by its key, and no others.
+fn check_pack(pack: &Pack, members: &[Member]) -> Result<()> {
+    ensure!(
+        pack.len() == members.len(),
+        "{} members instead of {}",
+        pack.len(),
+        members.len()
+    );
+    for member in members {
+        let found = pack.find(&member.key);
+        let (kind, range) = found.with_context(|| format!("{} is missing", member.key))?;
+        ensure!(kind.as_str() == member.kind, "{} is a {kind}", member.key);
+        let bytes = pack.mapping().as_slice().get(range).context("a range")?;
+        Pattern::from(member.content)
+            .check(bytes)
+            .with_context(|| member.key.clone())?;
+    }
+    Ok(())
 }
 
 /// Writes to every page.

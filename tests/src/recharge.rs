@@ -42,11 +42,19 @@ pub fn recharge(
     let mut surveyor = Surveyor::open()?;
     let mut done = Recharged::default();
     let (mut small, mut large) = (Vec::new(), Vec::new());
-    for (directory, sealed) in [
+    let mut directories = vec![
         (own.join("objects"), true),
         (own.join("trash"), false),
         (mount.path().into(), false),
-    ] {
+    ];
+    // Ends of streams.
+    for entry in fs::read_dir(mount.path())? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() && entry.path() != own {
+            directories.push((entry.path(), false));
+        }
+    }
+    for (directory, sealed) in directories {
         for path in charged_files(&directory, from, &mut surveyor)? {
             let len = fs::metadata(&path)?.len();
             if sealed && len <= SMALL {

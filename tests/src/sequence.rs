@@ -2,6 +2,7 @@
 
 mod kills;
 mod orders;
+mod streams;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,10 +14,11 @@ use anyhow::{Context, Result, bail, ensure};
 use vineyard_charge::RemotePayer;
 use vineyard_store::{Fault, Options, Volume};
 
+use crate::body::Body;
 use crate::commands::{Answer, Cause, Command, Content};
 use crate::inspect::{self, Shown};
 use crate::ledger;
-use crate::model::{File, Model, Place};
+use crate::model::{Ends, File, Model, Place, part};
 use crate::pod::{Pod, PodSettings, World};
 use crate::process::poll;
 use crate::recharge::recharge;
@@ -37,8 +39,7 @@ const DRAFTS: u64 = 1 << 62;
 /// What a command changes when it succeeds.
 #[derive(Clone, Debug)]
 enum Effect {
-    /// An object with this content, sealed under this name; it had been this draft.
-    Sealed(Content, Option<String>, Option<u32>),
+    Sealed(Sealed),
     Drafted(Content, u32),
     /// The object got this name too.
     Linked(u64, String),
@@ -46,11 +47,53 @@ enum Effect {
     Got(u64, Option<u32>),
     /// Nothing: there is no such name.
     Absent,
-    Dirtied,
+    /// Nothing: the stream has ended.
+    Taken,
+    Nothing,
     Released(u32),
     Removed(String),
     Discarded(u64),
     Written(Content, String),
+    /// A part of the stream.
+    Appended(Content, String),
+    Ended(String),
+    /// This part was taken.
+    Consumed(String, u64),
+    /// Nothing was left at this part, and nothing will come.
+    Finished(String, u64),
+    StreamRemoved(String),
+}
+
+impl Effect {
+    /// The stream that it is about.
+    fn stream(&self) -> Option<&str> {
+        match self {
+            Self::Appended(_, stream)
+            | Self::Ended(stream)
+            | Self::Consumed(stream, _)
+            | Self::StreamRemoved(stream) => Some(stream),
+            _ => None,
+        }
+    }
+
+    /// Whether names go by it.
+    fn removes(&self) -> bool {
+        matches!(
+            self,
+            Self::Removed(_) | Self::Consumed(..) | Self::StreamRemoved(_)
+        )
+    }
+}
+
+/// An object that is sealed.
+#[derive(Clone, Debug)]
+struct Sealed {
+    body: Body,
+    name: Option<String>,
+    /// The draft that it had been.
+    draft: Option<u32>,
+    /// What the mark of its time to live says.
+    expires: Option<String>,
 }
 
 /// The stage of a sequence.
@@ -60,6 +103,7 @@ pub struct Play {
     payer: RemotePayer,
     retainer: Pod,
     model: Model,
+    ends: Ends,
     driver: Arc<Volume>,
     litter: BTreeSet<String>,
     serial: u32,
@@ -89,6 +133,7 @@ impl Play {
             payer,
             retainer,
             model,
+            ends: Ends::default(),
             driver,
             litter: BTreeSet::new(),
             serial: 0,
@@ -104,6 +149,7 @@ impl Play {
         match step {
             Step::Recharge { pod } => self.recharge(*pod)?,
             Step::ReplacePod { pod } => self.replace(*pod)?,
+            Step::Expire { which } => self.expire(*which)?,
             Step::KillClient { after, what } => self.kill_client(*after, what)?,
             Step::KillSidecar { after, what } => self.kill_sidecar(*after, what)?,
             what => {
@@ -132,7 +178,7 @@ impl Play {
         }
         for pod in 0..PODS {
             self.pods[pod].kill_client()?;
-            self.model.release_all(pod);
+            self.forget_client(pod);
         }
         self.check()?;
         // Notes of clients that were killed are no harm; everything else is.
@@ -150,18 +196,19 @@ impl Play {
     fn apply(&mut self, pod: usize, effect: &Effect, answer: &Answer) -> Result<()> {
         let payer = self.pods[pod].sidecar_cgroup().id();
         match (effect, answer) {
-            (Effect::Sealed(content, name, draft), Answer::Object { object }) => {
-                let inode = self.sealed(pod, object, *content, *draft)?;
-                if let Some(name) = name {
+            (Effect::Sealed(sealed), Answer::Object { object }) => {
+                let inode = self.sealed(pod, object, sealed)?;
+                if let Some(name) = &sealed.name {
                     self.model.point(name, inode);
                 }
             }
             (Effect::Drafted(content, view), Answer::Done) => {
                 let file = File {
-                    content: *content,
+                    body: Body::Value(*content),
                     payer,
                     place: Place::Nowhere,
                     holders: [(pod, *view)].into(),
+                    expires: None,
                 };
                 self.model.files.insert(DRAFTS + u64::from(*view), file);
             }
@@ -171,7 +218,8 @@ impl Play {
                 }
             }
             (Effect::Absent, Answer::Failed(failure)) if failure.cause == Cause::Absent => {}
-            (Effect::Dirtied, Answer::Done) => {}
+            (Effect::Taken, Answer::Failed(failure)) if failure.cause == Cause::Exists => {}
+            (Effect::Nothing, Answer::Done) => {}
             (Effect::Linked(inode, to), Answer::Done) => self.model.point(to, *inode),
             (Effect::Released(view), Answer::Done) => self.model.release((pod, *view)),
             (Effect::Removed(name), Answer::Count(there)) => {
@@ -180,9 +228,51 @@ impl Play {
             }
             (Effect::Discarded(inode), Answer::Count(1)) => self.model.discard(*inode),
             (Effect::Written(content, name), Answer::Done) => self.written(pod, *content, name)?,
-            (Effect::Sealed(content, _, draft), Answer::Failed(failure)) => {
-                ensure!(draft.is_none(), "a draft could not be sealed: {failure:?}");
-                self.justify(content.len, failure.cause)?;
+            (Effect::Appended(content, stream), Answer::Object { object }) => {
+                self.opened(pod, stream);
+                let sealed = Sealed {
+                    body: Body::Value(*content),
+                    name: Some(part(stream, self.model.next_part(stream))),
+                    draft: None,
+                    expires: None,
+                };
+                let inode = self.sealed(pod, object, &sealed)?;
+                self.model.names.extend(sealed.name.map(|n| (n, inode)));
+            }
+            (Effect::Ended(stream), Answer::Count(parts)) => {
+                self.opened(pod, stream);
+                self.ends.writers.remove(&(pod, stream.clone()));
+                let expected = self.model.next_part(stream);
+                ensure!(*parts == expected, "{parts} parts instead of {expected}");
+                self.ended(pod, stream)?;
+            }
+            (Effect::Consumed(stream, index), Answer::Done) => {
+                self.model.consume(stream, *index);
+                let reader = (pod, stream.clone());
+                self.ends.readers.insert(reader, index + 1);
+            }
+            (Effect::Finished(stream, index), Answer::Done) => {
+                self.ends.readers.insert((pod, stream.clone()), *index);
+            }
+            (Effect::StreamRemoved(stream), Answer::Count(parts)) => {
+                self.stream_removed(stream, *parts)?;
+            }
+            (Effect::Appended(_, stream) | Effect::Ended(stream), Answer::Failed(failure)) => {
+                // The stream is there, and the writer is dropped.
+                self.opened(pod, stream);
+                self.ends.writers.remove(&(pod, stream.clone()));
+                let len = match effect {
+                    Effect::Appended(content, _) => content.len,
+                    _ => 1,
+                };
+                self.justify(len, failure.cause)?;
+            }
+            (Effect::Sealed(sealed), Answer::Failed(failure)) => {
+                ensure!(
+                    sealed.draft.is_none(),
+                    "a draft could not be sealed: {failure:?}"
+                );
+                self.justify(sealed.body.len(), failure.cause)?;
             }
             (Effect::Drafted(content, _), Answer::Failed(failure)) => {
                 self.justify(content.len, failure.cause)?;
@@ -201,26 +291,24 @@ impl Play {
     }
 
     /// An object was sealed, maybe from a draft.
-    fn sealed(
-        &mut self,
-        pod: usize,
-        object: &str,
-        content: Content,
-        draft: Option<u32>,
-    ) -> Result<u64> {
+    fn sealed(&mut self, pod: usize, object: &str, sealed: &Sealed) -> Result<u64> {
         let place = Place::Objects(object.into());
         let path = inspect::path(self.world.volume(), &place).context("a path")?;
         let inode = fs::metadata(&path)?.ino();
         let mut file = File {
-            content,
+            body: sealed.body.clone(),
             payer: self.pods[pod].sidecar_cgroup().id(),
             place,
             holders: BTreeSet::new(),
+            expires: sealed.expires.clone(),
         };
-        if let Some(view) = draft {
+        if file.expires.is_some() {
+            self.model.marked.insert(object.into());
+        }
+        if let Some(view) = sealed.draft {
             self.model.release((pod, view));
             // The memory stays mapped; a mapping without bytes is none.
-            if content.len > 0 {
+            if !file.body.is_empty() {
                 file.holders.insert((pod, view));
             }
         }
@@ -233,10 +321,11 @@ impl Play {
         self.model.files.retain(|_, file| file.place != place);
         let inode = fs::metadata(self.world.volume().join(name))?.ino();
         let file = File {
-            content,
+            body: Body::Value(content),
             payer: self.pods[pod].client_cgroup().id(),
             place,
             holders: BTreeSet::new(),
+            expires: None,
         };
         self.model.files.insert(inode, file);
         Ok(())
@@ -303,12 +392,43 @@ impl Play {
         let old = self.pods.remove(pod);
         let ids = old.cgroup().memory().subtree()?;
         old.remove()?;
-        self.model.release_all(pod);
+        self.forget_client(pod);
         for id in ids {
             self.model.inherit(id, self.world.run().id());
         }
         let next = self.world.started(settings(pod, self.serial))?;
         self.pods.insert(pod, next);
+        Ok(())
+    }
+
+    /// A client is gone with all that it held.
+    fn forget_client(&mut self, pod: usize) {
+        self.model.release_all(pod);
+        self.ends.forget(pod);
+    }
+
+    /// Turns the clock: the time of an object is over, and the driver, which sweeps before every check, sees it.
+    fn expire(&mut self, which: u64) -> Result<()> {
+        let expiring: Vec<(u64, String)> = self
+            .model
+            .files
+            .iter()
+            .filter_map(|(inode, file)| match (&file.place, &file.expires) {
+                (Place::Objects(object), Some(_)) => Some((*inode, object.clone())),
+                _ => None,
+            })
+            .collect();
+        let Some((inode, object)) = orders::pick(&expiring, which) else {
+            return Ok(());
+        };
+        let marks = self.world.volume().join(".vineyard/ttl");
+        for mark in fs::read_dir(&marks)? {
+            let mark = mark?.path();
+            if mark.to_string_lossy().ends_with(object) {
+                fs::rename(&mark, marks.join(format!("{:012}.{object}", 1)))?;
+            }
+        }
+        self.model.expire(*inode);
         Ok(())
     }
 

@@ -9,8 +9,12 @@ use crate::random::Random;
 pub const PODS: usize = 2;
 /// How many names there are: few, so that they are re-pointed often.
 pub const NAMES: u64 = 6;
+/// How many streams there are.
+pub const STREAMS: u64 = 2;
 /// Steps of a sequence.
-const STEPS: u64 = 24;
+const STEPS: u64 = 28;
+/// Most members of a pack.
+const MEMBERS: u64 = 12;
 
 /// Where the ways of the store part: pages, regions, what is read or mapped, copied or collapsed.
 const BORDERS: [u64; 8] = [
@@ -35,6 +39,24 @@ pub enum Step {
         name: Option<u64>,
         /// Bytes.
         len: u64,
+    },
+    /// The client puts an object with a time to live.
+    PutExpiring {
+        /// The pod.
+        pod: usize,
+        /// The name, if any.
+        name: Option<u64>,
+        /// Bytes.
+        len: u64,
+    },
+    /// The client puts many values as one object.
+    PutMany {
+        /// The pod.
+        pod: usize,
+        /// The name, if any.
+        name: Option<u64>,
+        /// Bytes of each.
+        lens: Vec<u64>,
     },
     /// The client writes an object in pieces.
     Write {
@@ -85,6 +107,17 @@ pub enum Step {
         /// It writes to every page of a copy-on-write view.
         dirty: bool,
     },
+    /// It gets a member of a pack.
+    GetMember {
+        /// The pod.
+        pod: usize,
+        /// The name of the pack.
+        name: u64,
+        /// Which member.
+        which: u64,
+        /// It keeps the view.
+        hold: bool,
+    },
     /// It unmaps one of its views.
     Release {
         /// The pod.
@@ -106,6 +139,36 @@ pub enum Step {
         /// Which one.
         which: u64,
     },
+    /// It appends a part to a stream.
+    Append {
+        /// The pod.
+        pod: usize,
+        /// The stream.
+        stream: u64,
+        /// Bytes.
+        len: u64,
+    },
+    /// It ends a stream.
+    End {
+        /// The pod.
+        pod: usize,
+        /// The stream.
+        stream: u64,
+    },
+    /// It takes the next part of a stream.
+    Consume {
+        /// The pod.
+        pod: usize,
+        /// The stream.
+        stream: u64,
+    },
+    /// It removes a stream.
+    RemoveStream {
+        /// The pod.
+        pod: usize,
+        /// The stream.
+        stream: u64,
+    },
     /// It writes an ordinary file.
     Plain {
         /// The pod.
@@ -114,6 +177,11 @@ pub enum Step {
         name: u64,
         /// Bytes.
         len: u64,
+    },
+    /// The time of an object is over.
+    Expire {
+        /// Which one.
+        which: u64,
     },
     /// The driver moves the charge of all that `pod` pays to the retainer.
     Recharge {
@@ -142,23 +210,31 @@ pub enum Step {
 }
 
 impl Step {
-    /// The pod that it is about.
+    /// The pod that it is about, or any.
     #[must_use]
     pub fn pod(&self) -> usize {
         match self {
             Self::Put { pod, .. }
+            | Self::PutExpiring { pod, .. }
+            | Self::PutMany { pod, .. }
             | Self::Write { pod, .. }
             | Self::Link { pod, .. }
             | Self::Create { pod, .. }
             | Self::Seal { pod, .. }
             | Self::Get { pod, .. }
+            | Self::GetMember { pod, .. }
             | Self::Release { pod, .. }
             | Self::Remove { pod, .. }
             | Self::RemoveUnnamed { pod, .. }
+            | Self::Append { pod, .. }
+            | Self::End { pod, .. }
+            | Self::Consume { pod, .. }
+            | Self::RemoveStream { pod, .. }
             | Self::Plain { pod, .. }
             | Self::Recharge { pod }
             | Self::ReplacePod { pod } => *pod,
             Self::KillClient { what, .. } | Self::KillSidecar { what, .. } => what.pod(),
+            Self::Expire { .. } => 0,
         }
     }
 }
@@ -183,7 +259,10 @@ fn step(random: &mut Random) -> Step {
             after: delay(random),
             what: Box::new(changing(random, pod)),
         },
-        89..96 => Step::Recharge { pod },
+        89..94 => Step::Recharge { pod },
+        94..97 => Step::Expire {
+            which: random.bits(),
+        },
         _ => Step::ReplacePod { pod },
     }
 }
@@ -196,19 +275,25 @@ fn delay(random: &mut Random) -> Duration {
 
 fn by_client(random: &mut Random, pod: usize) -> Step {
     match random.below(100) {
-        0..40 => changing(random, pod),
-        40..52 => Step::Create {
+        0..46 => changing(random, pod),
+        46..56 => Step::Create {
             pod,
             len: len(random),
         },
-        52..80 => Step::Get {
+        56..78 => Step::Get {
             pod,
             name: random.below(NAMES),
             shared: random.chance(30),
             hold: random.chance(60),
             dirty: random.chance(50),
         },
-        80..93 => Step::Release {
+        78..84 => Step::GetMember {
+            pod,
+            name: random.below(NAMES),
+            which: random.below(MEMBERS),
+            hold: random.chance(60),
+        },
+        84..94 => Step::Release {
             pod,
             which: random.bits(),
         },
@@ -223,37 +308,68 @@ fn by_client(random: &mut Random, pod: usize) -> Step {
 /// A step that changes the tree.
 fn changing(random: &mut Random, pod: usize) -> Step {
     let name = random.chance(80).then(|| random.below(NAMES));
+    let stream = random.below(STREAMS);
     match random.below(100) {
-        0..40 => Step::Put {
+        0..28 => Step::Put {
             pod,
             name,
             len: len(random),
         },
-        40..55 => Step::Write {
+        28..34 => Step::PutExpiring {
+            pod,
+            name,
+            len: len(random),
+        },
+        34..42 => Step::PutMany {
+            pod,
+            name,
+            lens: members(random),
+        },
+        42..52 => Step::Write {
             pod,
             name,
             len: len(random),
             piece: random.one_of(&[5_000, 70_000, 1 << 20]),
         },
-        55..60 => Step::Link {
+        52..57 => Step::Link {
             pod,
             from: random.below(NAMES),
             to: random.below(NAMES),
         },
-        60..75 => Step::Seal {
+        57..67 => Step::Seal {
             pod,
             name,
             which: random.bits(),
         },
-        75..93 => Step::Remove {
+        67..79 => Step::Remove {
             pod,
             name: random.below(NAMES),
         },
-        _ => Step::RemoveUnnamed {
+        79..82 => Step::RemoveUnnamed {
             pod,
             which: random.bits(),
         },
+        82..90 => Step::Append {
+            pod,
+            stream,
+            len: len(random),
+        },
+        90..92 => Step::End { pod, stream },
+        92..97 => Step::Consume { pod, stream },
+        _ => Step::RemoveStream { pod, stream },
     }
+}
+
+/// Lengths of a pack's members: mostly small, as packs are for, and now and then one that is mapped.
+fn members(random: &mut Random) -> Vec<u64> {
+    let count = random.below(MEMBERS + 1);
+    let small = |random: &mut Random| random.below(2000);
+    (0..count)
+        .map(|_| match random.below(12) {
+            0 => random.below(300_000),
+            _ => small(random),
+        })
+        .collect()
 }
 
 /// A length on one of the borders, near it, or anywhere below it.
@@ -283,7 +399,7 @@ mod tests {
         let mut kinds: Vec<_> = steps.iter().map(std::mem::discriminant).collect();
         kinds.dedup();
         let kinds: std::collections::HashSet<_> = kinds.into_iter().collect();
-        assert_eq!(kinds.len(), 14);
+        assert_eq!(kinds.len(), 22);
         let inside = |s: &Step| matches!(s, Step::KillClient { what, .. } if matches!(**what, Step::Seal { .. }));
         assert!(steps.iter().any(inside));
     }

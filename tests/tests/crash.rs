@@ -70,6 +70,74 @@ fn a_client_killed_anywhere_in_a_put_leaves_the_old_object_or_the_new_one() -> R
 }
 
 #[test]
+fn a_client_killed_anywhere_in_a_put_with_a_time_to_live_leaves_no_object_without_its_mark()
+-> Result<()> {
+    skip_unless_possible!();
+    for len in LENGTHS {
+        let put = Step::PutExpiring {
+            pod: 0,
+            name: Some(0),
+            len,
+        };
+        kill_at_every_stop(&format!("expiring put of {len}"), &[put])?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_client_killed_anywhere_in_a_put_of_many_leaves_all_of_them_or_none() -> Result<()> {
+    skip_unless_possible!();
+    let put_many = Step::PutMany {
+        pod: 0,
+        name: Some(0),
+        lens: vec![0, 100, 70_000, 3],
+    };
+    kill_at_every_stop("put of many", &[put(1, 0, 5000), put_many])
+}
+
+fn append(pod: usize, len: u64) -> Step {
+    Step::Append {
+        pod,
+        stream: 0,
+        len,
+    }
+}
+
+fn remove_stream(pod: usize) -> Step {
+    Step::RemoveStream { pod, stream: 0 }
+}
+
+/// A fresh stream of at least two parts: a writer of a stream that was removed fails once.
+fn fresh_stream() -> Vec<Step> {
+    let mut steps = vec![remove_stream(1)];
+    steps.extend([5000, 70_000, 5000].map(|len| append(1, len)));
+    steps
+}
+
+#[test]
+fn a_client_killed_anywhere_at_a_stream_leaves_whole_parts_in_order() -> Result<()> {
+    skip_unless_possible!();
+    for len in LENGTHS {
+        kill_at_every_stop(
+            &format!("first part of {len}"),
+            &[remove_stream(1), append(0, len)],
+        )?;
+    }
+    let steps = [
+        ("append", append(0, 70_000)),
+        ("end", Step::End { pod: 0, stream: 0 }),
+        ("consume", Step::Consume { pod: 0, stream: 0 }),
+        ("removal of a stream", remove_stream(0)),
+    ];
+    for (what, last) in steps {
+        let mut steps = fresh_stream();
+        steps.push(last);
+        kill_at_every_stop(what, &steps)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_client_killed_anywhere_in_a_write_in_pieces_leaves_nothing() -> Result<()> {
     skip_unless_possible!();
     let write = Step::Write {

@@ -52,6 +52,32 @@ fn every_verb_of_the_help_is_in_the_reference() {
 }
 
 #[test]
+fn an_empty_path_on_the_command_line_is_no_default() {
+    let session = Session::new();
+    for arguments in [
+        &["--volume", "", "ls"][..],
+        &["ls", "--volume", ""],
+        &["ls", "--volume="],
+        &["put", "-", "name", "--socket", ""],
+    ] {
+        let answer = session.run(arguments);
+        assert_eq!(answer.code, 2, "{arguments:?}");
+        assert!(
+            answer.err.contains("is empty: name a path"),
+            "{}",
+            answer.err
+        );
+    }
+    session.put("name", b"content");
+    let unset = answer(session.command().env("VINEYARD_SOCKET", "").arg("ls"));
+    assert_eq!(
+        unset.ok().text(),
+        "name\n",
+        "an empty variable is as good as none"
+    );
+}
+
+#[test]
 fn wrong_arguments_end_with_2() {
     let session = Session::new();
     for arguments in [

@@ -230,3 +230,28 @@ fn of_several_consuming_readers_each_part_reaches_one() {
     let distinct: std::collections::BTreeSet<_> = read.into_iter().collect();
     assert_eq!(distinct.len(), 200);
 }
+
+#[test]
+fn a_writer_of_a_stream_that_was_removed_adds_nothing_to_the_next_one_of_that_name() {
+    let place = place();
+    let content = [IoSlice::new(b"part")];
+    let mut writer = place.volume.stream_writer(&name("s")).unwrap();
+    let late = place.volume.stream_writer(&name("s")).unwrap();
+    writer.append(Kind::Raw, &content).unwrap();
+    assert_eq!(place.volume.remove_prefix("s/").unwrap(), 1);
+    let refused = writer.append(Kind::Raw, &content);
+    assert!(
+        matches!(refused, Err(Error::NotFound { .. })),
+        "{refused:?}"
+    );
+    let mut other = place.volume.stream_writer(&name("s")).unwrap();
+    let refused = writer.append(Kind::Raw, &content);
+    assert!(
+        matches!(refused, Err(Error::NotFound { .. })),
+        "{refused:?}"
+    );
+    assert!(matches!(late.end(), Err(Error::NotFound { .. })));
+    other.append(Kind::Raw, &content).unwrap();
+    assert_eq!(other.end().unwrap(), 1);
+    assert_eq!(place.objects().len(), 1);
+}

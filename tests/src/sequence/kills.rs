@@ -5,23 +5,36 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Effect, Play};
-use crate::commands::Command;
+use super::orders::Order;
+use super::{Effect, Play, Sealed};
+use crate::body::Body;
 use crate::inspect::Shown;
 use crate::model::Place;
+use crate::pod::Pod;
 use crate::steps::Step;
 use crate::trace::Tracee;
 
 impl Play {
     pub(super) fn kill_client(&mut self, after: Duration, what: &Step) -> Result<()> {
-        let pod = what.pod();
+        let order = self.begin(after, what)?;
+        self.pods[what.pod()].kill_client()?;
+        self.settle(what.pod(), order)
+    }
+
+    pub(super) fn kill_sidecar(&mut self, after: Duration, what: &Step) -> Result<()> {
+        let order = self.begin(after, what)?;
+        self.pods[what.pod()].kill_sidecar()?;
+        self.restart_sidecar(what.pod(), order)
+    }
+
+    /// Tells the client what to do, if there is anything, and waits.
+    fn begin(&mut self, after: Duration, what: &Step) -> Result<Option<Order>> {
         let order = self.orders(what)?.into_iter().next();
         if let Some((command, _)) = &order {
-            self.pods[pod].client()?.send(command)?;
+            self.pods[what.pod()].client()?.send(command)?;
             wait_exactly(after);
         }
-        self.pods[pod].kill_client()?;
-        self.settle(pod, order)
+        Ok(order)
     }
 
     /// `kill -9` of the client when it has entered or left system calls so many times since it was told to do `what`.
@@ -30,21 +43,41 @@ impl Play {
     /// # Errors
     /// When something is not as the model says.
     pub fn kill_client_at(&mut self, stop: usize, what: &Step) -> Result<bool> {
+        let client = self.pods[what.pod()].client()?.process().pid();
+        let kill = |pod: &mut Pod| pod.kill_client();
+        self.kill_at(client, stop, what, kill, Self::settle)
+    }
+
+    /// The same for the sidecar, which is started again at once: the client must not notice.
+    ///
+    /// # Errors
+    /// When something is not as the model says.
+    pub fn kill_sidecar_at(&mut self, stop: usize, what: &Step) -> Result<bool> {
+        let sidecar = self.pods[what.pod()].sidecar()?.pid();
+        let kill = |pod: &mut Pod| pod.kill_sidecar();
+        self.kill_at(sidecar, stop, what, kill, Self::restart_sidecar)
+    }
+
+    fn kill_at(
+        &mut self,
+        victim: u32,
+        stop: usize,
+        what: &Step,
+        kill: impl FnOnce(&mut Pod) -> Result<()>,
+        mend: impl FnOnce(&mut Self, usize, Option<Order>) -> Result<()>,
+    ) -> Result<bool> {
         let pod = what.pod();
-        let order = self
-            .orders(what)?
-            .into_iter()
-            .next()
-            .context("nothing to do")?;
+        let order = self.orders(what)?.into_iter().next();
+        let order = order.context("nothing to do")?;
+        let mut tracee = Tracee::attach(victim)?;
         let client = self.pods[pod].client()?;
-        let mut tracee = Tracee::attach(client.process().pid())?;
         client.send(&order.0)?;
         let reached = tracee.run(stop, || client.has_answered())?;
         if reached {
             // Dead before it could run on.
-            self.pods[pod].kill_client()?;
+            kill(&mut self.pods[pod])?;
             drop(tracee);
-            self.settle(pod, Some(order))?;
+            mend(self, pod, Some(order))?;
         } else {
             drop(tracee);
             let answer = self.pods[pod].client()?.receive()?;
@@ -55,55 +88,22 @@ impl Play {
     }
 
     /// A client was killed while it did this: find out what became of it, and start another.
-    fn settle(&mut self, pod: usize, order: Option<(Command, Effect)>) -> Result<()> {
-        self.model.release_all(pod);
-        if let Some((command, effect)) = order {
-            self.adopt(pod, &effect)
+    fn settle(&mut self, pod: usize, order: Option<Order>) -> Result<()> {
+        self.forget_client(pod);
+        if let Some((command, effect)) = &order {
+            self.adopt(pod, effect)
                 .with_context(|| format!("killed in {command:?}"))?;
         }
-        self.pods[pod].start_client()
-    }
-
-    pub(super) fn kill_sidecar(&mut self, after: Duration, what: &Step) -> Result<()> {
-        let pod = what.pod();
-        let order = self.orders(what)?.into_iter().next();
-        if let Some((command, _)) = &order {
-            self.pods[pod].client()?.send(command)?;
-            wait_exactly(after);
+        self.pods[pod].start_client()?;
+        // What is half removed is removed again, as whoever was killed would do it.
+        if let Some((command, effect @ Effect::StreamRemoved(_))) = order {
+            let answer = self.pods[pod].call(&command)?;
+            self.apply(pod, &effect, &answer)?;
         }
-        self.pods[pod].kill_sidecar()?;
-        self.restart_sidecar(pod, order)
+        Ok(())
     }
 
-    /// The same for the sidecar, which is started again at once: the client must not notice.
-    ///
-    /// # Errors
-    /// When something is not as the model says.
-    pub fn kill_sidecar_at(&mut self, stop: usize, what: &Step) -> Result<bool> {
-        let pod = what.pod();
-        let order = self
-            .orders(what)?
-            .into_iter()
-            .next()
-            .context("nothing to do")?;
-        let mut tracee = Tracee::attach(self.pods[pod].sidecar()?.pid())?;
-        let client = self.pods[pod].client()?;
-        client.send(&order.0)?;
-        let reached = tracee.run(stop, || client.has_answered())?;
-        if reached {
-            self.pods[pod].kill_sidecar()?;
-            drop(tracee);
-            self.restart_sidecar(pod, Some(order))?;
-        } else {
-            drop(tracee);
-            let answer = self.pods[pod].client()?.receive()?;
-            self.apply(pod, &order.1, &answer)?;
-        }
-        self.check()?;
-        Ok(reached)
-    }
-
-    fn restart_sidecar(&mut self, pod: usize, order: Option<(Command, Effect)>) -> Result<()> {
+    fn restart_sidecar(&mut self, pod: usize, order: Option<Order>) -> Result<()> {
         self.pods[pod].start_sidecar()?;
         if let Some((command, effect)) = order {
             let answer = self.pods[pod].client()?.receive()?;
@@ -117,50 +117,84 @@ impl Play {
     /// lost its name, is missing. Whichever it is, the model follows.
     fn adopt(&mut self, pod: usize, effect: &Effect) -> Result<()> {
         let shown = Shown::scan(self.world.volume())?;
-        let (added, name) = match effect {
-            Effect::Sealed(content, name, _) => (Some(*content), name.as_ref()),
-            Effect::Removed(name) | Effect::Linked(_, name) => (None, Some(name)),
-            _ => (None, None),
+        self.model.marked.extend(shown.marks.keys().cloned());
+        self.adopt_object(pod, effect, &shown)?;
+        self.adopt_stream(pod, effect, &shown)?;
+        let mut lost = match effect {
+            Effect::Discarded(inode) => vec![*inode],
+            _ => Vec::new(),
         };
-        let known = |object: &String| self.model.at(&Place::Objects(object.clone()));
-        let fresh: Vec<_> = shown
-            .objects
-            .keys()
-            .filter(|o| known(o).is_none())
-            .collect();
-        match (fresh.as_slice(), added) {
-            ([], _) => {}
-            ([object], Some(content)) => {
-                self.sealed(pod, object, content, None)?;
-            }
-            (fresh, _) => bail!("{fresh:?} came from nowhere"),
-        }
-        let old = name.and_then(|name| self.model.names.get(name)).copied();
-        if let Some(name) = name {
-            match shown.names.get(name) {
+        for name in self.touched(effect, &shown) {
+            let old = self.model.names.get(&name).copied();
+            match shown.names.get(&name) {
                 Some(object) => {
                     let inode = self.model.at(&Place::Objects(object.clone()));
                     let inode = inode.with_context(|| format!("{name} points to nothing"))?;
-                    self.model.names.insert(name.clone(), inode);
+                    self.model.names.insert(name, inode);
                 }
-                None if matches!(effect, Effect::Removed(_)) => {
-                    self.model.names.remove(name);
+                None if effect.removes() => {
+                    self.model.names.remove(&name);
                 }
                 None => ensure!(old.is_none(), "{name} vanished"),
             }
+            lost.extend(old);
         }
-        let removable = match effect {
-            Effect::Discarded(inode) => Some(*inode),
-            _ => old,
-        };
-        if let Some(inode) = removable
-            && let Some(Place::Objects(object)) = self.model.files.get(&inode).map(|f| &f.place)
-            && !shown.objects.contains_key(object)
-        {
-            self.model.discard(inode);
+        for inode in lost {
+            if let Some(Place::Objects(object)) = self.model.files.get(&inode).map(|f| &f.place)
+                && !shown.objects.contains_key(object)
+            {
+                self.model.discard(inode);
+            }
         }
         self.litter = shown.tmp;
         Ok(())
+    }
+
+    /// The object that it made, if it came so far.
+    fn adopt_object(&mut self, pod: usize, effect: &Effect, shown: &Shown) -> Result<()> {
+        let known = |object: &String| self.model.at(&Place::Objects(object.clone()));
+        let objects = shown.objects.keys();
+        let fresh: Vec<_> = objects.filter(|o| known(o).is_none()).collect();
+        let sealed = match effect {
+            Effect::Sealed(sealed) => Sealed {
+                draft: None,
+                ..sealed.clone()
+            },
+            Effect::Appended(content, _) => Sealed {
+                body: Body::Value(*content),
+                name: None,
+                draft: None,
+                expires: None,
+            },
+            _ => {
+                ensure!(fresh.is_empty(), "{fresh:?} came from nowhere");
+                return Ok(());
+            }
+        };
+        match fresh.as_slice() {
+            [] => Ok(()),
+            [object] => self.sealed(pod, object, &sealed).map(drop),
+            fresh => bail!("{fresh:?} came from nowhere"),
+        }
+    }
+
+    /// The names that it was about to change.
+    fn touched(&self, effect: &Effect, shown: &Shown) -> Vec<String> {
+        let name = match effect {
+            Effect::Sealed(sealed) => sealed.name.as_ref(),
+            Effect::Removed(name) | Effect::Linked(_, name) => Some(name),
+            _ => None,
+        };
+        let below = effect.stream().map(|stream| format!("{stream}/"));
+        let all = self.model.names.keys().chain(shown.names.keys());
+        let mut names: Vec<String> = all
+            .filter(|n| below.as_ref().is_some_and(|b| n.starts_with(b)))
+            .chain(name)
+            .cloned()
+            .collect();
+        names.sort();
+        names.dedup();
+        names
     }
 }
 

@@ -2,14 +2,18 @@
 
 use anyhow::{Result, bail};
 
-use super::{DRAFTS, Effect, Play};
-use crate::commands::{Command, Content};
+use super::{DRAFTS, Effect, Play, Sealed};
+use crate::body::Body;
+use crate::commands::{Command, Content, Member};
 use crate::model::{MAX_READ, Place};
-use crate::steps::{NAMES, Step};
+use crate::steps::{NAMES, STREAMS, Step};
+
+/// What a client is told, and what that changes.
+pub(super) type Order = (Command, Effect);
 
 impl Play {
     /// What the client is told for a step, and what that changes. Nothing when it cannot be done now.
-    pub(super) fn orders(&mut self, step: &Step) -> Result<Vec<(Command, Effect)>> {
+    pub(super) fn orders(&mut self, step: &Step) -> Result<Vec<Order>> {
         let orders = match step {
             Step::Put { name, len, .. } => {
                 let (content, name) = (self.content(*len), name.map(name_of));
@@ -18,7 +22,36 @@ impl Play {
                     content,
                     overwrite: true,
                 };
-                vec![(command, Effect::Sealed(content, name, None))]
+                vec![(command, Sealed::value(content, name))]
+            }
+            Step::PutExpiring { name, len, .. } => {
+                let (content, name) = (self.content(*len), name.map(name_of));
+                let command = Command::PutExpiring {
+                    name: name.clone(),
+                    content,
+                    seconds: TTL,
+                };
+                let effect = Effect::Sealed(Sealed {
+                    body: Body::Value(content),
+                    expires: Some(name.clone().unwrap_or_else(|| "-".into())),
+                    name,
+                    draft: None,
+                });
+                vec![(command, effect)]
+            }
+            Step::PutMany { name, lens, .. } => {
+                let (members, name) = (self.members(lens), name.map(name_of));
+                let command = Command::PutMany {
+                    name: name.clone(),
+                    members: members.clone(),
+                };
+                let effect = Effect::Sealed(Sealed {
+                    body: Body::Pack(members),
+                    name,
+                    draft: None,
+                    expires: None,
+                });
+                vec![(command, effect)]
             }
             Step::Write {
                 name, len, piece, ..
@@ -29,7 +62,7 @@ impl Play {
                     content,
                     piece: *piece,
                 };
-                vec![(command, Effect::Sealed(content, name, None))]
+                vec![(command, Sealed::value(content, name))]
             }
             Step::Link { from, to, .. } => {
                 let (from, to) = (name_of(*from), name_of(*to));
@@ -50,12 +83,18 @@ impl Play {
                 let Some((view, inode)) = pick(&drafts, *which) else {
                     return Ok(Vec::new());
                 };
-                let (name, content) = (name.map(name_of), self.model.files[inode].content);
+                let (name, body) = (name.map(name_of), self.model.files[inode].body.clone());
                 let command = Command::Seal {
                     view: *view,
                     name: name.clone(),
                 };
-                vec![(command, Effect::Sealed(content, name, Some(*view)))]
+                let effect = Effect::Sealed(Sealed {
+                    body,
+                    name,
+                    draft: Some(*view),
+                    expires: None,
+                });
+                vec![(command, effect)]
             }
             Step::Get {
                 name,
@@ -64,9 +103,12 @@ impl Play {
                 dirty,
                 ..
             } => self.get(&name_of(*name), *shared, *hold, *dirty),
+            Step::GetMember {
+                name, which, hold, ..
+            } => vec![self.get_member(&name_of(*name), *which, *hold)],
             Step::Release { pod, which } => match pick(&self.model.views(*pod), *which) {
                 Some(&(view, _)) => vec![
-                    (Command::Check { view }, Effect::Dirtied),
+                    (Command::Check { view }, Effect::Nothing),
                     (Command::Release { view }, Effect::Released(view)),
                 ],
                 None => Vec::new(),
@@ -87,6 +129,20 @@ impl Play {
                 };
                 vec![(Command::RemoveObject { object }, Effect::Discarded(inode))]
             }
+            Step::Append { pod, stream, len } => {
+                vec![self.append(*pod, stream_of(*stream), *len)]
+            }
+            Step::End { pod, stream } => vec![self.end(*pod, stream_of(*stream))],
+            Step::Consume { pod, stream } => {
+                let order = self.consume(*pod, stream_of(*stream));
+                order.into_iter().collect()
+            }
+            Step::RemoveStream { stream, .. } => {
+                let stream = stream_of(*stream);
+                let prefix = format!("{stream}/");
+                let command = Command::RemovePrefix { prefix };
+                vec![(command, Effect::StreamRemoved(stream))]
+            }
             Step::Plain { pod, name, len } => {
                 let uid = self.pods[*pod].settings().client_uid;
                 let (content, name) = (self.content(*len), format!("plain-{uid}-{name}"));
@@ -101,27 +157,99 @@ impl Play {
         Ok(orders)
     }
 
-    fn get(&mut self, name: &str, shared: bool, hold: bool, dirty: bool) -> Vec<(Command, Effect)> {
-        let found = self
-            .model
-            .named(name)
-            .map(|file| (file.content, self.model.names[name]));
-        let Some((content, inode)) = found else {
-            let content = Content { seed: 0, len: 0 };
-            let command = get(name, content, shared, None);
-            return vec![(command, Effect::Absent)];
+    fn get(&mut self, name: &str, shared: bool, hold: bool, dirty: bool) -> Vec<Order> {
+        let found = self.model.named(name).map(|file| file.body.clone());
+        let Some(body) = found else {
+            return vec![(nothing(name), Effect::Absent)];
         };
-        let view = (hold && content.len > MAX_READ).then(|| self.next());
-        let command = get(name, content, shared, view);
-        let mut orders = vec![(command, Effect::Got(inode, view))];
-        if let Some(view) = view
+        let inode = self.model.names[name];
+        let command = match body {
+            Body::Value(content) => {
+                let view = (hold && content.len > MAX_READ).then(|| self.next());
+                (get(name, content, shared, view), Effect::Got(inode, view))
+            }
+            Body::Pack(members) => {
+                // Always mapped.
+                let view = hold.then(|| self.next());
+                let name = name.into();
+                let command = Command::GetPack {
+                    name,
+                    members,
+                    view,
+                };
+                (command, Effect::Got(inode, view))
+            }
+            Body::Text(_) => (nothing(name), Effect::Absent),
+        };
+        let mut orders = vec![command];
+        if let (_, Effect::Got(_, Some(view))) = &orders[0]
             && dirty
             && !shared
         {
-            orders.push((Command::Dirty { view }, Effect::Dirtied));
+            orders.push((Command::Dirty { view: *view }, Effect::Nothing));
         }
         orders
     }
+
+    fn get_member(&mut self, name: &str, which: u64, hold: bool) -> Order {
+        let members = match self.model.named(name).map(|file| &file.body) {
+            Some(Body::Pack(members)) => members.as_slice(),
+            _ => &[],
+        };
+        let Some(member) = pick(members, which).cloned() else {
+            return (nothing(&format!("{name}/00000000")), Effect::Absent);
+        };
+        let view = (hold && member.content.len > MAX_READ).then(|| self.next());
+        let name_of_member = format!("{name}/{}", member.key);
+        let command = get(&name_of_member, member.content, false, view);
+        (command, Effect::Got(self.model.names[name], view))
+    }
+
+    fn members(&mut self, lens: &[u64]) -> Vec<Member> {
+        let mut members = Vec::new();
+        for (index, len) in lens.iter().enumerate() {
+            let content = self.content(*len);
+            let keyed = content.seed.is_multiple_of(3);
+            let key = match keyed {
+                true => format!("k{}/x", content.seed % 100),
+                false => format!("{index:08}"),
+            };
+            let kind = match content.seed % 4 {
+                0 => "other1",
+                _ => "raw",
+            };
+            members.push(Member {
+                key,
+                keyed,
+                kind: kind.into(),
+                content,
+            });
+        }
+        members
+    }
+}
+
+/// Seconds until an object expires: more than any sequence lasts; what ends is made to end.
+const TTL: u64 = 100_000;
+
+impl Sealed {
+    fn value(content: Content, name: Option<String>) -> Effect {
+        Effect::Sealed(Self {
+            body: Body::Value(content),
+            name,
+            draft: None,
+            expires: None,
+        })
+    }
+}
+
+fn stream_of(number: u64) -> String {
+    format!("stream-{}", number % STREAMS)
+}
+
+/// A get of a name that is not there.
+fn nothing(name: &str) -> Command {
+    get(name, Content { seed: 0, len: 0 }, false, None)
 }
 
 fn name_of(number: u64) -> String {
@@ -137,7 +265,7 @@ fn get(name: &str, content: Content, shared: bool, view: Option<u32>) -> Command
     }
 }
 
-fn pick<T>(all: &[T], which: u64) -> Option<&T> {
+pub(super) fn pick<T>(all: &[T], which: u64) -> Option<&T> {
     let len = u64::try_from(all.len()).ok().filter(|len| *len > 0)?;
     all.get(usize::try_from(which % len).ok()?)
 }
