@@ -50,13 +50,10 @@ pub(crate) fn name_of(py: Python<'_>, name: &Bound<'_, PyString>) -> PyResult<Na
 /// A name, or the beginning of one, as UTF-8. Python's strings may hold lone surrogates, which names cannot.
 pub(crate) fn utf8<'n>(py: Python<'_>, name: &'n Bound<'_, PyString>) -> PyResult<&'n str> {
     name.to_str().map_err(|_| {
-        let name = name
-            .repr()
-            .map_or_else(|_| String::new(), |r| r.to_string());
         raise(
             py,
             &Error::InvalidName {
-                name,
+                name: name.to_string_lossy().into_owned(),
                 why: "it holds a lone surrogate, which is no character",
             },
         )

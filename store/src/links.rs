@@ -13,7 +13,7 @@ use crate::name::{Name, ObjectFile};
 use crate::naming::Entry;
 use crate::object::Key;
 use crate::remove::list_directory;
-use crate::tree::{Tree, make_directory};
+use crate::tree::Tree;
 use crate::volume::Volume;
 
 const DIRECTORY: OFlag = OFlag::O_RDONLY
@@ -60,7 +60,9 @@ impl Volume {
         let digits = object.id.to_string();
         let links = self.tree().links.as_fd();
         let at = |errno| self.failed(".vineyard/links", errno, 0);
-        let opened = make_directory(links, &digits)
+        let opened = self
+            .tree()
+            .make_entry(links, &digits)
             .and_then(|()| openat(links, digits.as_str(), DIRECTORY, Mode::empty()));
         let directory = match opened {
             // Whoever removed the object meanwhile took its notes along.

@@ -4,8 +4,10 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::errno::Errno;
 use nix::fcntl::{AtFlags, readlinkat};
 use nix::sys::stat::fstatat;
+use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use crate::error::Error;
 use crate::name::{Name, ObjectFile};
@@ -103,8 +105,13 @@ impl Volume {
                 self.release(&object)?;
                 report.unnamed += u64::from(before && !self.exists_object(&object));
             }
-            let gone = Tree::unlink(directory, &entry)
-                .map_err(|errno| Error::io(".vineyard/tmp", errno))?;
+            let gone = match Tree::unlink(directory, &entry) {
+                // A directory that never came to its place.
+                Err(Errno::EISDIR) => {
+                    unlinkat(directory, entry.as_str(), UnlinkatFlags::RemoveDir).is_ok()
+                }
+                other => other.map_err(|errno| Error::io(".vineyard/tmp", errno))?,
+            };
             report.litter += u64::from(gone);
         }
         Ok(())
@@ -172,6 +179,7 @@ pub(crate) fn parse_marker(marker: &str) -> Option<(u64, ObjectFile)> {
 mod tests {
     use std::io::IoSlice;
 
+    use nix::sys::stat::{Mode, mkdirat};
     use nix::unistd::symlinkat;
 
     use super::*;
@@ -219,11 +227,14 @@ mod tests {
                 .target(&ObjectFile::new(object.id, object.kind));
             symlinkat(target.as_str(), tmp, spare).unwrap();
         }
+        for made in ["2", "3", "3/full"] {
+            mkdirat(tmp, made, Mode::S_IRWXU).unwrap();
+        }
         let mut report = SweepReport::default();
         volume.sweep_tmp(&mut report, LITTER).unwrap();
         assert_eq!(report, SweepReport::default(), "too young");
         volume.sweep_tmp(&mut report, Duration::ZERO).unwrap();
-        assert_eq!((report.unnamed, report.litter), (3, 5));
+        assert_eq!((report.unnamed, report.litter), (3, 6));
         for object in [&named, &linked] {
             assert!(volume.stat(Key::from(object)).is_ok());
         }

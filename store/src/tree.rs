@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat2};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
@@ -175,13 +175,32 @@ impl Tree {
             let parent = at.as_ref().map_or(self.root.as_fd(), |fd| fd.as_fd());
             at = Some(match openat(parent, component, DIRECTORY, Mode::empty()) {
                 Err(Errno::ENOENT) => {
-                    make_directory(parent, component)?;
+                    self.make_entry(parent, component)?;
                     openat(parent, component, DIRECTORY, Mode::empty())?
                 }
                 other => other?,
             });
         }
         at.ok_or(Errno::ENOENT)
+    }
+
+    /// Makes a directory that everybody may use, whatever the umask. One that exists is fine. Made aside: if this process
+    /// dies before it has its mode, nobody else could ever use it, or remove it.
+    pub(crate) fn make_entry(&self, parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+        let spare = ObjectId::random()?.to_string();
+        let tmp = self.tmp.as_fd();
+        make_directory(tmp, &spare)?;
+        let flags = RenameFlags::RENAME_NOREPLACE;
+        match renameat2(tmp, spare.as_str(), parent, name, flags) {
+            Ok(()) => Ok(()),
+            Err(errno) => {
+                let _ = unlinkat(tmp, spare.as_str(), UnlinkatFlags::RemoveDir);
+                match errno {
+                    Errno::EEXIST => Ok(()),
+                    errno => Err(errno),
+                }
+            }
+        }
     }
 
     /// Removes a file or symlink; one that is gone already is fine. Returns whether it was there.
@@ -194,8 +213,8 @@ impl Tree {
     }
 }
 
-/// Makes a directory that everybody may use, whatever the umask. One that exists is fine.
-pub(crate) fn make_directory(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+/// Makes a directory and gives it its mode, whatever the umask. One that exists is fine.
+fn make_directory(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
     match mkdirat(parent, name, DIRECTORY_MODE) {
         Ok(()) => {
             // By descriptor: somebody may have put a symlink in its place, and its target may be anywhere.

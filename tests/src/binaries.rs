@@ -13,17 +13,35 @@ use anyhow::{Context, Result, bail};
 /// When it does not build.
 pub fn sidecar() -> Result<&'static Path> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let built = BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}")));
+    once(&BUILT, "VINEYARD_SIDECAR", "vineyard-sidecar")
+}
+
+/// The command line, built likewise.
+///
+/// # Errors
+/// When it does not build.
+pub fn command_line() -> Result<&'static Path> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    once(&BUILT, "VINEYARD_COMMAND_LINE", "vineyard")
+}
+
+/// The program of a package that has its name, or the one that the environment names.
+fn once(
+    built: &'static OnceLock<Result<PathBuf, String>>,
+    variable: &str,
+    package: &str,
+) -> Result<&'static Path> {
+    let built = built.get_or_init(|| match std::env::var_os(variable) {
+        Some(path) => Ok(path.into()),
+        None => build(package).map_err(|error| format!("{error:#}")),
+    });
     match built {
         Ok(path) => Ok(path),
-        Err(error) => bail!("the sidecar does not build: {error}"),
+        Err(error) => bail!("{package} does not build: {error}"),
     }
 }
 
-fn build() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("VINEYARD_SIDECAR") {
-        return Ok(path.into());
-    }
+fn build(package: &str) -> Result<PathBuf> {
     // target/<profile>/deps/<test>-<hash>
     let test = std::env::current_exe()?;
     let output = test
@@ -34,7 +52,7 @@ fn build() -> Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args(["build", "--quiet", "--locked", "-p", "vineyard-sidecar"])
+        .args(["build", "--quiet", "--locked", "-p", package])
         .arg("--target-dir")
         .arg(target);
     // The profile of `cargo test`, whose dependencies are built already.
@@ -48,5 +66,5 @@ fn build() -> Result<PathBuf> {
     if !status.success() {
         bail!("cargo build: {status}");
     }
-    Ok(output.join("vineyard-sidecar"))
+    Ok(output.join(package))
 }
