@@ -325,7 +325,3 @@ impl Account {
         (self.retained, self.pending, self.expected)
     }
 }
-
-#[cfg(test)]
-#[path = "account_tests.rs"]
-mod tests;

@@ -12,7 +12,6 @@ use vineyard_charge::CgroupId;
 use super::Inner;
 use super::account::{Next, Running};
 use super::engine::{Engine, Report, Task, Trouble};
-use super::handover::LayerSlack;
 use crate::volume::VolumeId;
 
 /// The longest pause while the retainer is away: it may be back any moment.
@@ -117,14 +116,16 @@ impl Inner {
             id: id.clone(),
             seen: Mutex::default(),
         };
-        let slack = LayerSlack::new(Arc::clone(&self.mounter), layer.clone());
+        let size = self.size(id);
         let report = engine.run(&Task {
             layer: &layer,
             stays: &|owner| stays.stays(owner),
             exclusive: running.exclusive,
-            slack: &slack,
+            slack: &*size,
             progress: &running.progress,
-        })?;
+        });
+        size.settle();
+        let report = report?;
         let mut wrong =
             report.bytes_of(|owner| !report.retainer.contains(&owner) && !stays.stays(owner));
         if !self.is_published(id) {

@@ -17,6 +17,7 @@ mod pods;
 mod record;
 mod request;
 mod retainer;
+mod size;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -39,8 +40,10 @@ pub(crate) use record::RecordError;
 pub(crate) use request::{FileRequest, RequestError, RetainerRequest};
 pub(crate) use retainer::Retainer;
 
+use size::LayerSize;
+
 use crate::bytes::Bytes;
-use crate::mount::Mounter;
+use crate::mount::{self, Mounter};
 use crate::volume::{PodUid, VolumeId};
 
 /// How long a run may take to stop, before whoever wants the volume is told to come again.
@@ -64,7 +67,7 @@ pub(crate) enum Error {
     Survey(#[from] vineyard_charge::survey::SurveyError),
     /// The volume's memory cannot be looked at.
     #[error(transparent)]
-    Mount(#[from] crate::mount::Error),
+    Mount(#[from] mount::Error),
     /// A bug.
     #[error("the bill failed inside: {0}")]
     Inside(String),
@@ -110,6 +113,7 @@ struct Inner {
     request: Arc<dyn RetainerRequest>,
     mounter: Arc<dyn Mounter>,
     accounts: Mutex<Accounts>,
+    sizes: Mutex<BTreeMap<VolumeId, Arc<LayerSize>>>,
     /// Something in them changed.
     changed: Sender<()>,
     /// One at a time sums up and asks.
@@ -198,6 +202,7 @@ impl Bills {
                 request,
                 mounter,
                 accounts: Mutex::new(all),
+                sizes: Mutex::default(),
                 changed: Sender::new(()),
                 asking: tokio::sync::Mutex::default(),
             }),
@@ -238,6 +243,21 @@ impl Bills {
         self.inner.record(id)?;
         self.inner.kick(id);
         Ok(())
+    }
+
+    /// Gives the volume's memory here this capacity, and at least so many inodes.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) async fn fit(
+        &self,
+        id: &VolumeId,
+        capacity: Bytes,
+        inodes: u64,
+    ) -> Result<(), Error> {
+        let size = self.inner.size(id);
+        let fitted = tokio::task::spawn_blocking(move || size.fit(capacity, inodes)).await;
+        Ok(fitted.map_err(|panic| Error::Inside(panic.to_string()))??)
     }
 
     /// A pod gets the volume at `path`: before it is mounted there.
@@ -353,6 +373,7 @@ impl Bills {
 
     /// The volume's memory is gone, and every bill with it.
     pub(crate) async fn dropped(&self, id: &VolumeId) {
+        self.inner.sizes().remove(id);
         let known = self.inner.accounts().volumes.remove(id).is_some();
         if !known {
             return;
@@ -376,6 +397,18 @@ impl Inner {
     fn accounts(&self) -> MutexGuard<'_, Accounts> {
         // Its parts are changed one by one and stand for themselves; a survey rights them after any panic.
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sizes(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Arc<LayerSize>>> {
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn size(&self, id: &VolumeId) -> Arc<LayerSize> {
+        let mut sizes = self.sizes();
+        let size = sizes
+            .entry(id.clone())
+            .or_insert_with(|| Arc::new(LayerSize::new(Arc::clone(&self.mounter), self.layer(id))));
+        Arc::clone(size)
     }
 
     fn layer(&self, id: &VolumeId) -> PathBuf {

@@ -17,6 +17,7 @@ pub(crate) struct FakeMounter {
 struct Table {
     mounts: Vec<Mount>,
     sizes: HashMap<(u32, u32), (Bytes, u64)>,
+    used: HashMap<(u32, u32), u64>,
     next: u64,
 }
 
@@ -43,6 +44,16 @@ impl Table {
 }
 
 impl FakeMounter {
+    /// Lets so many bytes of what is mounted on `target` be in use.
+    pub(crate) fn fill(&self, target: &Path, bytes: u64) {
+        let filled = self.on(target, |table, top| {
+            let device = table.mounts[top].device;
+            table.used.insert(device, bytes);
+            Ok(())
+        });
+        filled.unwrap();
+    }
+
     fn on<T>(
         &self,
         target: &Path,
@@ -113,10 +124,12 @@ impl Mounter for FakeMounter {
 
     fn usage(&self, path: &Path) -> Result<Usage, Error> {
         self.on(path, |table, top| {
-            let (size, inodes) = table.sizes[&table.mounts[top].device];
+            let device = table.mounts[top].device;
+            let (size, inodes) = table.sizes[&device];
+            let used = table.used.get(&device).copied().unwrap_or_default();
             Ok(Usage {
                 bytes: size.0,
-                free_bytes: size.0,
+                free_bytes: size.0 - used,
                 inodes,
                 free_inodes: inodes - 1,
             })

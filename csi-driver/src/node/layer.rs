@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::{Error, Node, mount_of};
-use crate::mount::{self, Mounter, Tmpfs};
+use crate::mount::{self, Tmpfs};
 use crate::volume::{Layer, OnLoss, PAGE, Phase, Presence, Volume, VolumeId, catalog};
 
 /// Looks at a volume that others change meanwhile, before kubelet is told to come again.
@@ -90,16 +90,8 @@ impl Node {
 
     /// Gives the tmpfs the capacity that is booked, when it has another one.
     pub(super) async fn fit(&self, volume: &Volume) -> Result<(), Error> {
-        let (path, size, inodes) = (self.layer_path(&volume.id), volume.capacity, inodes(volume));
-        let fit = move |mounter: &dyn Mounter| {
-            let usage = mounter.usage(&path)?;
-            // Never smaller: what is written stays.
-            if usage.bytes < size.0 {
-                mounter.resize_tmpfs(&path, size, inodes.max(usage.inodes))?;
-            }
-            Ok(())
-        };
-        self.blocking(fit).await
+        let (capacity, inodes) = (volume.capacity, inodes(volume));
+        Ok(self.bills.fit(&volume.id, capacity, inodes).await?)
     }
 
     /// Mounts empty memory, then records it. In this order: a record without memory would be a loss, memory without a record is

@@ -76,7 +76,9 @@ impl Node {
                 let pod = self.targets.pod(&publication.path);
                 (publication.path.clone(), pod, !publication.claim.read_only)
             });
-            self.bills.resident(id, tenants.collect()).await?;
+            let tenants = tenants.collect();
+            self.fit(&volume).await?;
+            self.bills.resident(id, tenants).await?;
         }
         Ok(())
     }
