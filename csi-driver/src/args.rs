@@ -511,6 +511,7 @@ fn bills(
         longest_pause: Duration::from_millis(hand_over_longest_pause),
         chunk: request_chunk,
         runs: hand_overs,
+        furnish: true,
     };
     let engine = retainer.map(|socket| {
         let pods = Arc::clone(&pods);

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, RenameFlags, open, openat, renameat2};
 use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
+use vineyard_charge::{Extent, PAGE, Payer};
 
 use crate::error::Error;
 use crate::id::ObjectId;
@@ -47,8 +48,12 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// Opens the tree, and makes it first when it is absent and `create` is set.
-    pub(crate) fn open(path: &Path, create: bool) -> Result<Self, Error> {
+    /// Opens the tree, and makes it first when it is absent and `create` is set; what that takes is on `payer`'s bill.
+    pub(crate) fn open(
+        path: &Path,
+        create: bool,
+        payer: Option<&dyn Payer>,
+    ) -> Result<Self, Error> {
         let at = |errno| Error::io(path.display().to_string(), errno);
         if create {
             match std::fs::create_dir_all(path) {
@@ -78,7 +83,7 @@ impl Tree {
         match read_format(root.as_fd()) {
             Ok(found) if found == FORMAT => {}
             Ok(found) => return Err(Error::Format { found }),
-            Err(Errno::ENOENT) if create => make(root.as_fd())?,
+            Err(Errno::ENOENT) if create => make(root.as_fd(), payer)?,
             Err(Errno::ENOENT) => {
                 return Err(Error::NotAVolume {
                     path: path.into(),
@@ -227,7 +232,7 @@ fn make_directory(parent: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
 }
 
 /// Makes the tree. The format file comes last and in one step, so that a half-made tree is never taken for a volume.
-fn make(root: BorrowedFd<'_>) -> Result<(), Error> {
+fn make(root: BorrowedFd<'_>, payer: Option<&dyn Payer>) -> Result<(), Error> {
     let at = |errno| Error::io(".vineyard", errno);
     make_directory(root, ".vineyard").map_err(at)?;
     let own = openat(root, ".vineyard", DIRECTORY, Mode::empty()).map_err(at)?;
@@ -235,9 +240,18 @@ fn make(root: BorrowedFd<'_>) -> Result<(), Error> {
         make_directory(own.as_fd(), name).map_err(at)?;
     }
     let draft = format!("tmp/format.{}", ObjectId::random().map_err(at)?);
-    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    // A payer takes only what can be read and written.
+    let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let file = openat(own.as_fd(), draft.as_str(), flags, SEALED_MODE).map_err(at)?;
     fchmod(file.as_fd(), SEALED_MODE).map_err(at)?;
+    if let Some(payer) = payer {
+        let page = Extent {
+            offset: 0,
+            length: PAGE,
+        };
+        // One page: without an answer it is the caller's own.
+        let _ = payer.reserve(&[(file.as_fd(), page)]);
+    }
     nix::unistd::write(&file, FORMAT.as_bytes()).map_err(at)?;
     nix::fcntl::renameat(own.as_fd(), draft.as_str(), own.as_fd(), "format").map_err(at)
 }

@@ -47,7 +47,8 @@ impl Volume {
     /// [`Error::NotAVolume`] when the directory holds none and none may be made, [`Error::Format`] when it was written
     /// by a newer version.
     pub fn open(root: &Path, options: Options) -> Result<Self, Error> {
-        let tree = Arc::new(Tree::open(root, options.create)?);
+        let tree = Tree::open(root, options.create, options.payer.as_deref())?;
+        let tree = Arc::new(tree);
         let stock = Stock::new(Arc::clone(&tree), options.payer.clone());
         Ok(Self {
             tree,

@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::sync::watch::Sender;
+use vineyard_store::Options;
 
 use account::{Account, Use};
 pub(crate) use book::{Book, PodBill};
@@ -65,6 +66,9 @@ pub(crate) enum Error {
     /// Nobody can say who is charged.
     #[error("measure: {0}")]
     Survey(#[from] vineyard_charge::survey::SurveyError),
+    /// The directories of the store cannot be made.
+    #[error(transparent)]
+    Store(#[from] vineyard_store::Error),
     /// The volume's memory cannot be looked at.
     #[error(transparent)]
     Mount(#[from] mount::Error),
@@ -96,6 +100,8 @@ pub(crate) struct Settings {
     pub(crate) chunk: Bytes,
     /// Runs at the same time.
     pub(crate) runs: usize,
+    /// New memory gets the directories of the store.
+    pub(crate) furnish: bool,
 }
 
 /// The bills of this node. Cheap to clone.
@@ -243,6 +249,25 @@ impl Bills {
         self.inner.record(id)?;
         self.inner.kick(id);
         Ok(())
+    }
+
+    /// Makes the store's directories in new memory that nobody has seen, on the retainer's bill when there is one.
+    ///
+    /// # Errors
+    /// When the memory cannot be written to.
+    pub(crate) async fn furnish(&self, id: &VolumeId) -> Result<(), Error> {
+        if !self.inner.settings.furnish {
+            return Ok(());
+        }
+        let (layer, engine) = (self.inner.layer(id), self.inner.engine.clone());
+        let furnish = move || {
+            // While the retainer is away it is the driver's own page, until the first run over the volume.
+            let payer = engine.and_then(|engine| engine.payer().ok());
+            let create = true;
+            vineyard_store::Volume::open(&layer, Options { payer, create }).map(drop)
+        };
+        let furnished = tokio::task::spawn_blocking(furnish).await;
+        Ok(furnished.map_err(|panic| Error::Inside(panic.to_string()))??)
     }
 
     /// Gives the volume's memory here this capacity, and at least so many inodes.

@@ -77,8 +77,7 @@ impl LayerSize {
         let base = usage.bytes.saturating_sub(before);
         let lent = change(before).next_multiple_of(PAGE);
         let size = Bytes(base.saturating_add(lent));
-        self.mounter
-            .resize_tmpfs(&self.layer, size, usage.inodes)?;
+        self.mounter.resize_tmpfs(&self.layer, size, usage.inodes)?;
         state.lent = lent;
         Ok(())
     }

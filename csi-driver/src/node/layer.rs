@@ -113,6 +113,7 @@ impl Node {
             mounter.mount_tmpfs(&path, &options)
         })
         .await?;
+        self.bills.furnish(id).await?;
         let layer = Layer {
             boot_id: self.boot_id.clone(),
             epoch,

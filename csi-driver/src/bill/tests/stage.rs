@@ -44,6 +44,7 @@ fn open(
         longest_pause: Duration::from_millis(20),
         chunk: Bytes(MIB),
         runs: 2,
+        furnish: false,
     };
     Bills::open(
         settings,
@@ -118,18 +119,11 @@ impl Engine for FakeEngine {
 struct FakePayer;
 
 impl Payer for FakePayer {
-    fn reserve(
-        &self,
-        _: &[(std::os::fd::BorrowedFd<'_>, Extent)],
-    ) -> Result<(), ReserveError> {
+    fn reserve(&self, _: &[(std::os::fd::BorrowedFd<'_>, Extent)]) -> Result<(), ReserveError> {
         Ok(())
     }
 
-    fn pull(
-        &self,
-        _: std::os::fd::BorrowedFd<'_>,
-        _: &[Extent],
-    ) -> Result<Vec<u64>, ReserveError> {
+    fn pull(&self, _: std::os::fd::BorrowedFd<'_>, _: &[Extent]) -> Result<Vec<u64>, ReserveError> {
         Ok(Vec::new())
     }
 
@@ -167,7 +161,13 @@ impl Stage {
     pub(super) fn restart(&mut self) {
         let engine = Arc::clone(&self.engine) as Arc<dyn Engine>;
         let mounter = self.mounter.clone() as _;
-        self.bills = open(self.folder.path(), "boot", &mounter, Some(engine), self.budget);
+        self.bills = open(
+            self.folder.path(),
+            "boot",
+            &mounter,
+            Some(engine),
+            self.budget,
+        );
     }
 
     pub(super) async fn volume(&self, name: &str) -> VolumeId {

@@ -134,7 +134,11 @@ async fn unpublish_is_bounded_while_the_retainer_is_away_and_the_bytes_follow_wh
     let took = stage.unpublish(&pod, &id).await;
     assert!(took >= stage.bills.inner.settings.join, "{took:?}");
     assert_eq!(stage.billed(&id, owner), 5 * MIB);
-    assert_eq!(stage.desired(), 5 * MIB, "requested, although nothing has moved");
+    assert_eq!(
+        stage.desired(),
+        5 * MIB,
+        "requested, although nothing has moved"
+    );
     {
         let all = stage.bills.inner.accounts();
         assert!(all.volumes[&id].trouble().is_some(), "and listed");
