@@ -130,7 +130,7 @@ impl Inner {
             report.bytes_of(|owner| !report.retainer.contains(&owner) && !stays.stays(owner));
         if !self.is_published(id) {
             // Nobody else can be charged for what nobody sees.
-            wrong += report.outcome.unseen;
+            wrong += report.outcome.unseen + report.outcome.unreached;
         }
         tracing::debug!(volume.id = %id, moved = report.outcome.moved, wrong, seconds = begin.elapsed().as_secs_f64(), "surveyed");
         Ok((report, wrong))
