@@ -17,7 +17,7 @@ UV := .venv/bin/uv
 WHEELS := target/wheels
 CRATES := $(shell sed -n 's/^members = \[\(.*\)\]/\1/p' Cargo.toml | tr -d '",')
 # The binding is a library that only an interpreter can load; pytest tests it.
-RUST_TESTED := --workspace --exclude vineyard-python --features vineyard-charge/control
+RUST_TESTED := --workspace --exclude vineyard-python --features vineyard-charge/control,vineyard-csi/failpoints
 PANDAS := pandas2 pandas3
 # Static without another C library: the target has to be named, or build scripts would be static too.
 STATIC := $(shell $(if $(RUSTUP_TOOLCHAIN),RUSTUP_TOOLCHAIN=$(RUSTUP_TOOLCHAIN)) rustc -vV | sed -n 's/^host: //p')
@@ -83,6 +83,9 @@ lint-rust:
 		cargo clippy --locked --quiet --manifest-path "$$crate/Cargo.toml" --all-targets -- -D warnings; \
 	done
 	cargo clippy --locked --quiet --workspace --all-targets --all-features -- -D warnings
+	@# What a release is compiled like must refuse to have fail points.
+	rustc --edition 2024 --crate-type lib --emit metadata -o /dev/null -C debug-assertions=off \
+		--cfg 'feature="failpoints"' csi-driver/src/failpoint.rs 2>&1 | grep -q 'a release has no fail points'
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --quiet --workspace --no-deps --document-private-items
 
 .PHONY: lint-python
@@ -147,7 +150,7 @@ soak: ## Runs the long property and fault tests (half an hour or so)
 	VINEYARD_SEQUENCES=1500 cargo test --locked -p vineyard-tests --test model -- --nocapture
 	VINEYARD_STEPS=20000 cargo test --locked -p vineyard-tests --test concurrent -- --nocapture
 	VINEYARD_CASES=50000 cargo test --locked -p vineyard-tests --test hostile_formats -- --nocapture
-	VINEYARD_SCHEDULES=1000 cargo test --locked -p vineyard-csi --test replay -- --nocapture
+	VINEYARD_SCHEDULES=10000 cargo test --locked -p vineyard-csi --features failpoints --test replay -- --nocapture
 	for round in 1 2 3; do \
 		cargo test --locked -p vineyard-tests --test crash --test ledger --test handover --test cross_uid --test hostile_tree; \
 	done

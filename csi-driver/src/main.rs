@@ -5,6 +5,7 @@ mod bill;
 mod bytes;
 mod controller;
 mod edge;
+mod failpoint;
 mod http;
 mod identity;
 mod keyed_lock;

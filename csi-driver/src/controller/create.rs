@@ -9,6 +9,7 @@ use vineyard_proto::csi::{
 use super::budget::candidates;
 use super::{Controller, Error, NodeBudget};
 use crate::bytes::Bytes;
+use crate::failpoint::fail_point;
 use crate::identity::POOL_KEY;
 use crate::validation;
 use crate::volume::{AccessMode, CapacityRange, Parameters, Phase, Volume, VolumeId, catalog};
@@ -102,6 +103,7 @@ impl Controller {
             Err(catalog::Error::NotFound(_)) => self.book(wish).await?,
             Err(error) => return Err(error.into()),
         };
+        fail_point!("create.recorded");
         Ok(CreateVolumeResponse {
             volume: Some(described(&volume)),
         })
@@ -118,6 +120,7 @@ impl Controller {
         let mut most = Bytes(0);
         for (node, _) in order.iter().filter(|(_, free)| *free >= capacity) {
             let volume = wish.booked_on(node, capacity);
+            fail_point!("create.chosen");
             match self.catalog.book(None, volume, node.budget).await {
                 Ok(stored) => return Ok(stored.volume),
                 // Somebody was faster. There may be room on the next one.

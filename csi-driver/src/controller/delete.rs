@@ -5,6 +5,7 @@ use tokio::time::{Instant, timeout_at};
 use vineyard_proto::csi::{DeleteVolumeRequest, DeleteVolumeResponse};
 
 use super::{Controller, Error};
+use crate::failpoint::fail_point;
 use crate::validation;
 use crate::volume::catalog::Revision;
 use crate::volume::{NodeId, Phase, VolumeId, catalog};
@@ -34,10 +35,14 @@ impl Controller {
             Ok(())
         });
         match marked.await {
-            Ok(_) => self.finish(&id).await?,
+            Ok(_) => {
+                fail_point!("delete.marked");
+                self.finish(&id).await?;
+            }
             Err(Error::Catalog(catalog::Error::NotFound(_))) => {}
             Err(error) => return Err(error),
         }
+        fail_point!("delete.removed");
         Ok(DeleteVolumeResponse {})
     }
 
@@ -51,6 +56,7 @@ impl Controller {
                 other => other?,
             };
             if stored.volume.layers.is_empty() {
+                fail_point!("delete.dropped");
                 match self.catalog.delete(&stored.version, id).await {
                     Ok(()) | Err(catalog::Error::NotFound(_)) => return Ok(()),
                     Err(catalog::Error::Conflict(_)) => continue,

@@ -4,6 +4,7 @@ use vineyard_proto::csi::{ControllerExpandVolumeRequest, ControllerExpandVolumeR
 
 use super::{Controller, Error, known};
 use crate::bytes::Bytes;
+use crate::failpoint::fail_point;
 use crate::validation;
 use crate::volume::{CapacityRange, Phase, RangeError, catalog};
 
@@ -63,6 +64,7 @@ impl Controller {
             }
             other => other?,
         };
+        fail_point!("expand.booked");
         Ok(ControllerExpandVolumeResponse {
             capacity_bytes: volume.capacity.wire(),
             node_expansion_required: volume.home.is_some(),

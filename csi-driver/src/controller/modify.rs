@@ -3,6 +3,7 @@
 use vineyard_proto::csi::{ControllerModifyVolumeRequest, ControllerModifyVolumeResponse};
 
 use super::{Controller, Error, known};
+use crate::failpoint::fail_point;
 use crate::validation;
 use crate::volume::{Phase, catalog};
 
@@ -23,6 +24,7 @@ impl Controller {
             Ok(())
         })
         .await?;
+        fail_point!("modify.recorded");
         Ok(ControllerModifyVolumeResponse {})
     }
 }

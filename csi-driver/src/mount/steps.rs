@@ -5,6 +5,8 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 
+use crate::failpoint::fail_point;
+
 use super::mountinfo::topmost;
 use super::{Error, Flags, Mount, Mounter, describe};
 
@@ -54,6 +56,7 @@ pub(crate) fn ensure_bound(
         [] => None,
         _ => {
             ensure_bare(mounter, &ours, target)?;
+            fail_point!("bind.bare");
             None
         }
     };
@@ -63,7 +66,9 @@ pub(crate) fn ensure_bound(
         Some(_) => {}
         None => {
             make_directory(target)?;
+            fail_point!("bind.directory");
             mounter.bind(source, target)?;
+            fail_point!("bind.bound");
         }
     }
     mounter.set_flags(target, flags)
@@ -79,6 +84,7 @@ pub(crate) fn ensure_unmounted(
     target: &Path,
 ) -> Result<(), Error> {
     ensure_bare(mounter, ours, target)?;
+    fail_point!("unmount.bare");
     // Only ever an empty directory: whatever else is there, it is somebody's.
     match fs::remove_dir(target) {
         Err(error) if error.kind() != ErrorKind::NotFound => {

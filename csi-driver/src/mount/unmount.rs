@@ -11,6 +11,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 use super::Error;
+use crate::failpoint::fail_point;
 
 /// Between two looks at the child; it is gone before the first one unless something is wrong.
 const LOOK: Duration = Duration::from_millis(1);
@@ -42,6 +43,7 @@ impl Unmounter {
             .stderr(Stdio::piped())
             .spawn()
             .map_err(failed)?;
+        fail_point!("unmount.begun");
         let begin = Instant::now();
         let mut look = LOOK;
         loop {

@@ -3,6 +3,7 @@
 use vineyard_proto::csi::{NodeExpandVolumeRequest, NodeExpandVolumeResponse};
 
 use super::{Error, Node};
+use crate::failpoint::fail_point;
 use crate::validation;
 use crate::volume::CapacityRange;
 
@@ -33,6 +34,7 @@ impl Node {
             });
         }
         self.fit(&volume).await?;
+        fail_point!("expand.resized");
         Ok(NodeExpandVolumeResponse {
             capacity_bytes: capacity.wire(),
         })

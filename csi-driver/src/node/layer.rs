@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::{Error, Node, mount_of};
+use crate::failpoint::fail_point;
 use crate::mount::{self, Tmpfs};
 use crate::volume::{Layer, OnLoss, PAGE, Phase, Presence, Volume, VolumeId, catalog};
 
@@ -91,7 +92,9 @@ impl Node {
     /// Gives the tmpfs the capacity that is booked, when it has another one.
     pub(super) async fn fit(&self, volume: &Volume) -> Result<(), Error> {
         let (capacity, inodes) = (volume.capacity, inodes(volume));
-        Ok(self.bills.fit(&volume.id, capacity, inodes).await?)
+        self.bills.fit(&volume.id, capacity, inodes).await?;
+        fail_point!("layer.resized");
+        Ok(())
     }
 
     /// Mounts empty memory, then records it. In this order: a record without memory would be a loss, memory without a record is
@@ -108,12 +111,16 @@ impl Node {
         let ours = mount_of(id);
         self.blocking(move |mounter| {
             mount::ensure_unmounted(mounter, &ours, &path)?;
+            fail_point!("layer.clear");
             fs::create_dir_all(&path)
                 .map_err(|error| failed("make the directory", &path, error))?;
+            fail_point!("layer.directory");
             mounter.mount_tmpfs(&path, &options)
         })
         .await?;
+        fail_point!("layer.mounted");
         self.bills.furnish(id).await?;
+        fail_point!("layer.furnished");
         let layer = Layer {
             boot_id: self.boot_id.clone(),
             epoch,
@@ -133,10 +140,12 @@ impl Node {
         .await;
         match settled {
             Ok(volume) => {
+                fail_point!("layer.recorded");
                 tracing::info!(volume.id = %id, epoch, generation = volume.generation, capacity = %volume.capacity, "resident");
                 Ok(self.bills.resident(id, Vec::new()).await?)
             }
             Err(error) => {
+                fail_point!("layer.refused");
                 self.unmount_layer(id).await?;
                 match error {
                     // Look again: it may be here, elsewhere or deleted now.
@@ -166,6 +175,11 @@ impl Node {
         .await?;
         self.bills.dropped(id).await;
         tracing::error!(volume.id = %id, reason, "the content of a volume is lost");
+        fail_point!("layer.lost");
+        // The directory that it was mounted on. What is left of it now is removed at the next start.
+        if let Err(error) = self.unmount_layer(id).await {
+            tracing::warn!(volume.id = %id, %error, "the place of a lost volume stays");
+        }
         Ok(())
     }
 

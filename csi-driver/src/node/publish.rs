@@ -11,6 +11,7 @@ use vineyard_proto::csi::{
 
 use super::stage::{allowed, claim, flags, refusal};
 use super::{Error, Node, known, mount_of};
+use crate::failpoint::fail_point;
 use crate::mount::{self, Mount};
 use crate::validation;
 use crate::volume::{Publication, VolumeId, catalog};
@@ -69,6 +70,7 @@ impl Node {
             published.map_err(|conflict| refusal(&id, &path, conflict))
         })
         .await?;
+        fail_point!("publish.recorded");
         let (pod, writable) = (self.targets.pod(&path), !publication.claim.read_only);
         let noted = self.bills.published(&id, &path, pod, writable).await;
         if let Err(error) = noted {
@@ -77,8 +79,10 @@ impl Node {
             }
             return Err(error.into());
         }
+        fail_point!("publish.noted");
         // Somebody may have taken the staging mount away: it is put back, so that kubelet's view is true again.
         self.show(&id, staged, flags(&staging.claim)).await?;
+        fail_point!("publish.staging-shown");
         let shown = self
             .show(&id, path.clone(), flags(&publication.claim))
             .await;
@@ -88,6 +92,7 @@ impl Node {
             }
             return Err(error);
         }
+        fail_point!("publish.shown");
         Ok(NodePublishVolumeResponse {})
     }
 
@@ -112,6 +117,7 @@ impl Node {
                     .await?;
             }
         }
+        fail_point!("unpublish.forgotten");
         Ok(NodeUnpublishVolumeResponse {})
     }
 
@@ -119,6 +125,7 @@ impl Node {
         let (ours, at) = (mount_of(id), path.to_owned());
         self.blocking(move |mounter| mount::ensure_unmounted(mounter, ours, &at))
             .await?;
+        fail_point!("unpublish.unmounted");
         let forgotten = catalog::change::<Error>(&*self.catalog, id, |volume| {
             volume.unpublish(&self.id, path);
             Ok(())
@@ -138,6 +145,7 @@ impl Node {
         if !matches!(bare, Ok(true)) {
             return;
         }
+        fail_point!("publish.failed");
         let withdrawn = catalog::change::<Error>(&*self.catalog, id, |volume| {
             volume.unpublish(&self.id, path);
             Ok(())

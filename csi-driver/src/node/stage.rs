@@ -9,6 +9,7 @@ use vineyard_proto::csi::{
 };
 
 use super::{Error, Node, known, mount_of};
+use crate::failpoint::fail_point;
 use crate::mount::{self, Flags};
 use crate::validation::{self, Capability};
 use crate::volume::{Claim, Conflict, Phase, Staging, Volume, VolumeId, catalog};
@@ -40,6 +41,7 @@ impl Node {
     ) -> Result<(), Error> {
         self.ensure_present(id, capability.context.as_deref())
             .await?;
+        fail_point!("stage.present");
         let staging = Staging {
             node: self.id.clone(),
             boot_id: self.boot_id.clone(),
@@ -56,7 +58,10 @@ impl Node {
             volume.stage(staging.clone()).map_err(|_| incompatible())
         })
         .await?;
-        self.show(id, path, flags(&staging.claim)).await
+        fail_point!("stage.recorded");
+        self.show(id, path, flags(&staging.claim)).await?;
+        fail_point!("stage.shown");
+        Ok(())
     }
 
     pub(super) async fn unstage(
@@ -76,11 +81,14 @@ impl Node {
         // The directory is kubelet's: it made it, and it removes it.
         self.blocking(move |mounter| mount::ensure_bare(mounter, ours, &at))
             .await?;
+        fail_point!("unstage.unmounted");
         let forgotten = catalog::change::<Error>(&*self.catalog, &id, |volume| {
             volume.unstage(&self.id, &path);
             Ok(())
         });
-        match forgotten.await {
+        let forgotten = forgotten.await;
+        fail_point!("unstage.forgotten");
+        match forgotten {
             Ok(_) | Err(Error::Catalog(catalog::Error::NotFound(_))) => {
                 Ok(NodeUnstageVolumeResponse {})
             }

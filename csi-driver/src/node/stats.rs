@@ -7,6 +7,7 @@ use vineyard_proto::csi::{NodeGetVolumeStatsRequest, NodeGetVolumeStatsResponse,
 
 use super::{Error, Node, known, mount_of};
 use crate::bytes::Bytes;
+use crate::failpoint::fail_point;
 use crate::mount;
 use crate::validation::{self, Invalid};
 use crate::volume::VolumeId;
@@ -19,6 +20,7 @@ impl Node {
         let (_, path) = self
             .volume_at(&request.volume_id, &request.volume_path)
             .await?;
+        fail_point!("stats.found");
         let usage = self.blocking(move |mounter| mounter.usage(&path)).await?;
         let entry = |unit: Unit, total: u64, free: u64| VolumeUsage {
             unit: unit.into(),

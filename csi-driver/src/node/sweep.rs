@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Error, Node};
+use crate::failpoint::fail_point;
 use crate::volume::catalog::Revision;
 use crate::volume::{Phase, Presence, Volume, VolumeId, catalog};
 
@@ -17,6 +18,7 @@ impl Node {
     /// # Errors
     /// When the records or the mounts cannot be read. One volume's trouble is logged and does not stop the others.
     pub(crate) async fn reconcile(&self) -> Result<(), Error> {
+        fail_point!("reconcile.begin");
         // Known as alive before the first call, and before anybody asks.
         if let Err(error) = self.beat().await {
             tracing::error!(%error, "the node cannot say that it lives");
@@ -35,6 +37,9 @@ impl Node {
                 tracing::warn!(volume.id = %stored.volume.id, %error, "a volume is not put right");
             }
         }
+        fail_point!("reconcile.recorded");
+        // Read again: what was found to be lost has no layer any more.
+        let all = self.catalog.list().await?;
         for id in self.found().await? {
             let recorded = all.volumes.iter().find(|stored| stored.volume.id == id);
             let unknown = !all.is_corrupt(&id)
@@ -45,6 +50,7 @@ impl Node {
                 if let Err(error) = self.unmount_layer(&id).await {
                     tracing::warn!(volume.id = %id, %error, "memory without a record stays");
                 }
+                fail_point!("reconcile.dropped");
             }
         }
         Ok(())
@@ -132,11 +138,13 @@ impl Node {
     async fn drop_layer(&self, id: &VolumeId) -> Result<(), Error> {
         let _guard = self.lock(id)?;
         self.unmount_layer(id).await?;
+        fail_point!("drop.unmounted");
         catalog::change::<Error>(&*self.catalog, id, |volume| {
             volume.layers.remove(&self.id);
             Ok(())
         })
         .await?;
+        fail_point!("drop.forgotten");
         tracing::info!(volume.id = %id, "memory of a deleted volume is dropped");
         Ok(())
     }

@@ -18,6 +18,8 @@ use super::catalog::{Catalog, Error, ResourceVersion, Revision, Stored};
 use super::listing::{Corrupt, Listing, Tombstone};
 use super::{NodeId, Volume, VolumeId};
 use crate::bytes::Bytes;
+#[cfg(not(test))]
+use crate::failpoint::fail_point;
 
 /// How often other processes' changes are looked for, and how long at most.
 const LOOK: Duration = Duration::from_millis(50);
@@ -294,33 +296,33 @@ impl Directory {
 
     fn try_replace(&self, document: &impl Serialize, place: &Path) -> io::Result<()> {
         let beside = &place.with_extension("tmp");
-        self.step()?;
+        self.step("catalog.begin")?;
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(true)
             .write(true)
             .mode(0o600)
             .open(beside)?;
-        self.step()?;
+        self.step("catalog.opened")?;
         let text = serde_json::to_vec_pretty(document)?;
         let (half, rest) = text.split_at(text.len() / 2);
         file.write_all(half)?;
-        self.step()?;
+        self.step("catalog.half")?;
         file.write_all(rest)?;
-        self.step()?;
+        self.step("catalog.written")?;
         file.sync_all()?;
-        self.step()?;
+        self.step("catalog.synced")?;
         fs::rename(beside, place)?;
-        self.step()?;
+        self.step("catalog.renamed")?;
         File::open(place.parent().unwrap_or(&self.path))?.sync_all()
     }
 
     fn remove(&self, id: &VolumeId) -> Result<(), Error> {
         let place = self.place(id);
         let removed = self
-            .step()
+            .step("catalog.remove")
             .and_then(|()| fs::remove_file(&place))
-            .and_then(|()| self.step())
+            .and_then(|()| self.step("catalog.removed"))
             .and_then(|()| File::open(&self.path)?.sync_all());
         removed.map_err(|source| storage("remove", &place, source))
     }
@@ -331,14 +333,15 @@ impl Directory {
         Revision(u128::from(moment.0.unsigned_abs()) << 64 | u128::from(moment.1.unsigned_abs()))
     }
 
-    /// A point where tests let the process "die".
+    /// A point where tests let the process die, or fail as if it had.
     #[cfg(not(test))]
     #[expect(
         clippy::unused_self,
         clippy::unnecessary_wraps,
         reason = "tests fail here"
     )]
-    fn step(&self) -> io::Result<()> {
+    fn step(&self, point: &'static str) -> io::Result<()> {
+        fail_point!(point);
         Ok(())
     }
 }

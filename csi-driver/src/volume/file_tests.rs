@@ -10,7 +10,7 @@ pub(super) struct Faults {
 }
 
 impl Directory {
-    pub(super) fn step(&self) -> io::Result<()> {
+    pub(super) fn step(&self, _: &str) -> io::Result<()> {
         let count = &self.faults.countdown;
         match count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
             left.checked_sub(1)

@@ -1,6 +1,6 @@
 //! A replayed kubelet: its calls in its order, with its repetitions, while the driver is killed and the node reboots.
 //!
-//! `VINEYARD_SEED=n` runs one schedule, `VINEYARD_SCHEDULES=n` that many (default: 12).
+//! `VINEYARD_SEED=n` plays one schedule, `VINEYARD_SCHEDULES=n` that many (default: 60).
 
 #![expect(
     clippy::unwrap_used,
@@ -10,84 +10,66 @@
 mod chance;
 mod driver;
 mod kubelet;
+mod life;
+mod points;
+mod rpc;
+mod sandbox;
+mod schedule;
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
-
-use chance::Chance;
-use kubelet::Kubelet;
-
-/// Steps of one schedule.
-const STEPS: u64 = 40;
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Mutex;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-#[test]
-fn nothing_leaks_and_no_content_changes_whenever_the_driver_is_killed() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: mounting needs root");
-        return;
+/// The first seed, and how many follow.
+fn seeds() -> (u64, u64) {
+    if let Some(seed) = number("VINEYARD_SEED") {
+        return (seed, 1);
     }
-    let seeds = match number("VINEYARD_SEED") {
-        Some(seed) => vec![seed],
-        None => {
-            let count = number("VINEYARD_SCHEDULES").unwrap_or(12);
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap()
-                .as_secs();
-            (0..count)
-                .map(|index| now.wrapping_mul(100_000) + index)
-                .collect()
-        }
-    };
-    // A thread may have a mount namespace of its own, and its children, the drivers, have it too.
-    let played = std::thread::spawn(move || {
-        if let Err(errno) = unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS) {
-            eprintln!("skipped: no mount namespace of our own: {errno}");
-            return;
-        }
-        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-        mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        for seed in seeds {
-            eprintln!(
-                "again: VINEYARD_SEED={seed} cargo test -p vineyard-csi --test replay -- --nocapture"
-            );
-            runtime.block_on(play(seed));
-        }
-    });
-    played.join().unwrap();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let count = number("VINEYARD_SCHEDULES").unwrap_or(60);
+    (now.as_secs().wrapping_mul(100_000), count)
 }
 
-async fn play(seed: u64) {
-    let mut chance = Chance::new(seed);
-    let folder = tempfile::Builder::new()
-        .prefix("vineyard-test-replay.")
-        .tempdir()
-        .unwrap();
-    let mut kubelet = Kubelet::new(folder.path(), chance.fork());
-    for _ in 0..STEPS {
-        match chance.below(20) {
-            0..=3 => kubelet.provision().await,
-            4..=9 => kubelet.start_pod().await,
-            10..=13 => kubelet.stop_pod().await,
-            14 => kubelet.expand().await,
-            15 => kubelet.stats().await,
-            16 => kubelet.delete_unused().await,
-            17 => kubelet.restart().await,
-            18 => kubelet.kill_driver(),
-            _ if chance.below(4) == 0 => kubelet.reboot().await,
-            _ => kubelet.check_content(),
+/// What repeats a schedule.
+fn again(seed: u64) -> String {
+    let points = if cfg!(feature = "failpoints") {
+        " --features failpoints"
+    } else {
+        ""
+    };
+    format!(
+        "VINEYARD_SEED={seed} cargo test -p vineyard-csi{points} --test replay whenever_the_driver"
+    )
+}
+
+#[test]
+fn nothing_leaks_and_no_content_changes_whenever_the_driver_is_killed() {
+    let (first, count) = seeds();
+    let deaths = Mutex::new(BTreeMap::<String, u64>::new());
+    let begin = Instant::now();
+    sandbox::each(count, |index, folder| {
+        let seed = first + index;
+        let play = || sandbox::runtime().block_on(schedule::play(seed, folder));
+        let died = catch_unwind(AssertUnwindSafe(play)).unwrap_or_else(|panic| {
+            eprintln!("again: {}", again(seed));
+            resume_unwind(panic)
+        });
+        let mut deaths = deaths.lock().unwrap();
+        for (point, times) in died {
+            *deaths.entry(point).or_default() += times;
         }
-    }
-    kubelet.clean_up().await;
-    kubelet.assert_nothing_is_left();
+        ControlFlow::Continue(())
+    });
+    let seconds = begin.elapsed().as_secs_f64();
+    let deaths = deaths.into_inner().unwrap();
+    let times: u64 = deaths.values().sum();
+    println!(
+        "{count} schedules from seed {first} in {seconds:.1} s; killed {times} times inside: {deaths:?}"
+    );
 }
