@@ -20,6 +20,10 @@ pub(crate) struct Driver {
     child: Option<Child>,
     channel: Option<Channel>,
     boots: u32,
+    /// Only the controller, for these nodes. None: everything, for one node.
+    pub(crate) nodes: Vec<&'static str>,
+    /// What it logs.
+    pub(crate) level: &'static str,
     /// How often it died at which fail point.
     pub(crate) deaths: BTreeMap<String, u64>,
 }
@@ -34,6 +38,8 @@ impl Driver {
             child: None,
             channel: None,
             boots: 0,
+            nodes: Vec::new(),
+            level: "info",
             deaths: BTreeMap::new(),
         };
         driver.next_boot();
@@ -77,24 +83,33 @@ impl Driver {
             .append(true)
             .open(at("log"))
             .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_vineyard-csi"))
-            .arg("standalone")
-            .args(["--node-id", "replay", "--budget", "16MiB"])
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vineyard-csi"));
+        match self.nodes.as_slice() {
+            [] => {
+                let paths = [
+                    ("--layers", "layers"),
+                    ("--kubelet-dir", "kubelet"),
+                    ("--run-dir", "run"),
+                    ("--cgroup-root", "cgroup"),
+                    ("--boot-id-file", "boot_id"),
+                ];
+                command.args(["standalone", "--node-id", "replay", "--budget", "16MiB"]);
+                for (flag, name) in paths {
+                    command.arg(flag).arg(at(name));
+                }
+            }
+            nodes => {
+                command.arg("controller");
+                command.args(nodes.iter().flat_map(|node| ["--node", node]));
+            }
+        }
+        let child = command
             .args(["--default-capacity", "1MiB"])
             .arg("--endpoint")
             .arg(at("csi.sock"))
             .arg("--catalog")
             .arg(at("catalog"))
-            .arg("--layers")
-            .arg(at("layers"))
-            .arg("--kubelet-dir")
-            .arg(at("kubelet"))
-            .arg("--run-dir")
-            .arg(at("run"))
-            .arg("--cgroup-root")
-            .arg(at("cgroup"))
-            .arg("--boot-id-file")
-            .arg(at("boot_id"))
+            .env("RUST_LOG", self.level)
             .env("VINEYARD_FAILPOINTS", self.orders())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -204,9 +219,14 @@ impl Driver {
             .collect()
     }
 
+    /// Everything that the driver said.
+    pub(crate) fn whole_log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
     /// What the driver said last.
     pub(crate) fn log(&self) -> String {
-        let log = fs::read_to_string(self.folder.join("log")).unwrap_or_default();
+        let log = self.whole_log();
         let lines: Vec<_> = log.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tonic::{Code, Response, Status};
-use vineyard_proto::csi::*;
+use vineyard_proto::csi::{Volume, VolumeUsage};
 
 use crate::chance::Chance;
 use crate::driver::Driver;
-use crate::rpc::{Rpc, at_least, capability};
+use crate::requests::{book_request, create_request, delete_request, modify_request};
+use crate::rpc::Rpc;
 
 /// More than ever helps.
 const TRIES: usize = 400;
@@ -29,6 +30,14 @@ pub(crate) struct Kubelet {
     pub(crate) driver: Driver,
     chance: Chance,
     kills: Kills,
+}
+
+/// Every error says something and carries no details.
+fn well_formed<T>(answer: Result<T, Status>) -> Result<T, Status> {
+    if let Err(status) = &answer {
+        assert!(!status.message().is_empty() && status.details().is_empty());
+    }
+    answer
 }
 
 /// Worth another try, as kubelet sees it.
@@ -68,6 +77,12 @@ impl Kubelet {
         format!("00000000-0000-4000-8000-{number:012x}")
     }
 
+    /// Calls once, and nobody is killed.
+    pub(crate) async fn once<R: Rpc>(&mut self, request: R) -> Result<R::Reply, Status> {
+        let channel = self.driver.connect().await;
+        well_formed(request.send(channel).await).map(Response::into_inner)
+    }
+
     /// Calls until there is an answer that is certain: the driver may be killed at any moment, calls come twice at once, and
     /// even an answered one may be repeated.
     pub(crate) async fn call<R: Rpc>(&mut self, request: R) -> Result<R::Reply, Status> {
@@ -104,7 +119,7 @@ impl Kubelet {
                 }
                 // The answer was lost on its way.
                 Ok(_) if random && self.chance.below(8) == 0 => {}
-                answer => return answer.map(Response::into_inner),
+                answer => return well_formed(answer).map(Response::into_inner),
             }
         }
         panic!(
@@ -152,37 +167,18 @@ impl Kubelet {
         parameters: &[(&str, &str)],
     ) -> Result<Volume, Status> {
         let parameters = parameters.iter();
-        let request = CreateVolumeRequest {
-            name: name.to_owned(),
-            capacity_range: at_least(bytes),
-            volume_capabilities: vec![capability()],
+        let request = vineyard_proto::csi::CreateVolumeRequest {
             parameters: parameters
                 .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
                 .collect(),
-            ..Default::default()
+            ..create_request(name, bytes)
         };
         Ok(self.call(request).await?.volume.unwrap())
     }
 
     pub(crate) async fn delete(&mut self, name: &str) {
-        let request = DeleteVolumeRequest {
-            volume_id: name.to_owned(),
-            ..Default::default()
-        };
-        let answer = self.call(request).await;
+        let answer = self.call(delete_request(name)).await;
         self.must(answer, "DeleteVolume");
-    }
-
-    /// The request, and the directory that kubelet makes for it.
-    pub(crate) fn stage_request(&self, name: &str) -> NodeStageVolumeRequest {
-        let path = self.staging(name);
-        fs::create_dir_all(&path).unwrap();
-        NodeStageVolumeRequest {
-            volume_id: name.to_owned(),
-            staging_target_path: text(&path),
-            volume_capability: Some(capability()),
-            ..Default::default()
-        }
     }
 
     pub(crate) async fn stage(&mut self, name: &str) -> Result<(), Status> {
@@ -193,35 +189,11 @@ impl Kubelet {
     /// Unstages, and removes what kubelet made for it.
     pub(crate) async fn unstage(&mut self, name: &str) {
         let path = self.staging(name);
-        let request = NodeUnstageVolumeRequest {
-            volume_id: name.to_owned(),
-            staging_target_path: text(&path),
-        };
-        let answer = self.call(request).await;
+        let answer = self.call(self.unstage_request(name)).await;
         self.must(answer, "NodeUnstageVolume");
         if path.exists() {
             fs::remove_dir(&path).unwrap();
             fs::remove_dir(path.parent().unwrap()).unwrap();
-        }
-    }
-
-    pub(crate) fn publish_request(
-        &self,
-        name: &str,
-        pod: &str,
-        readonly: bool,
-    ) -> NodePublishVolumeRequest {
-        let target = self.target(pod, name);
-        fs::create_dir_all(target.parent().unwrap()).unwrap();
-        let uid = ("csi.storage.k8s.io/pod.uid".to_owned(), pod.to_owned());
-        NodePublishVolumeRequest {
-            volume_id: name.to_owned(),
-            staging_target_path: text(&self.staging(name)),
-            target_path: text(&target),
-            volume_capability: Some(capability()),
-            volume_context: [uid].into(),
-            readonly,
-            ..Default::default()
         }
     }
 
@@ -243,11 +215,7 @@ impl Kubelet {
     /// Unpublishes, and removes what kubelet made for it.
     pub(crate) async fn unpublish(&mut self, name: &str, pod: &str) {
         let target = self.target(pod, name);
-        let request = NodeUnpublishVolumeRequest {
-            volume_id: name.to_owned(),
-            target_path: text(&target),
-        };
-        let answer = self.call(request).await;
+        let answer = self.call(self.unpublish_request(name, pod)).await;
         self.must(answer, "NodeUnpublishVolume");
         assert!(!target.exists(), "{}", target.display());
         let own = self.folder.join("kubelet/pods");
@@ -260,24 +228,13 @@ impl Kubelet {
     }
 
     pub(crate) async fn book(&mut self, name: &str, bytes: i64) -> Result<i64, Status> {
-        let request = ControllerExpandVolumeRequest {
-            volume_id: name.to_owned(),
-            capacity_range: at_least(bytes),
-            ..Default::default()
-        };
-        Ok(self.call(request).await?.capacity_bytes)
+        Ok(self.call(book_request(name, bytes)).await?.capacity_bytes)
     }
 
     /// NodeExpandVolume where a pod has it.
     pub(crate) async fn grow(&mut self, name: &str, pod: &str, bytes: i64) {
         let target = self.target(pod, name);
-        let request = NodeExpandVolumeRequest {
-            volume_id: name.to_owned(),
-            volume_path: text(&target),
-            capacity_range: at_least(bytes),
-            ..Default::default()
-        };
-        let answer = self.call(request).await;
+        let answer = self.call(self.grow_request(name, pod, bytes)).await;
         self.must(answer, "NodeExpandVolume");
         let stat = nix::sys::statvfs::statvfs(&target).unwrap();
         let size = i64::try_from(stat.blocks() * stat.fragment_size()).unwrap();
@@ -285,13 +242,7 @@ impl Kubelet {
     }
 
     pub(crate) async fn modify(&mut self, name: &str, on_loss: &str) {
-        let on_loss = ("onLoss".to_owned(), on_loss.to_owned());
-        let request = ControllerModifyVolumeRequest {
-            volume_id: name.to_owned(),
-            mutable_parameters: [on_loss].into(),
-            ..Default::default()
-        };
-        let answer = self.call(request).await;
+        let answer = self.call(modify_request(name, on_loss)).await;
         self.must(answer, "ControllerModifyVolume");
     }
 
@@ -300,16 +251,7 @@ impl Kubelet {
         name: &str,
         pod: &str,
     ) -> Result<Vec<VolumeUsage>, Status> {
-        let request = NodeGetVolumeStatsRequest {
-            volume_id: name.to_owned(),
-            volume_path: text(&self.target(pod, name)),
-            ..Default::default()
-        };
+        let request = self.stats_request(name, pod);
         Ok(self.call(request).await?.usage)
     }
-}
-
-/// A path on the wire.
-pub(crate) fn text(path: &Path) -> String {
-    path.to_str().unwrap().to_owned()
 }

@@ -7,14 +7,19 @@
     reason = "a test: what cannot be unwrapped is a failure"
 )]
 
+mod busy;
+mod capacity;
 mod chance;
 mod driver;
 mod kubelet;
 mod life;
+mod pods;
 mod points;
+mod requests;
 mod rpc;
 mod sandbox;
 mod schedule;
+mod targets;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;

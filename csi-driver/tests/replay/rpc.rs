@@ -39,6 +39,10 @@ macro_rules! rpc {
 
 rpc! {
     ControllerClient.create_volume(CreateVolumeRequest) -> CreateVolumeResponse;
+    ControllerClient.get_capacity(GetCapacityRequest) -> GetCapacityResponse;
+    ControllerClient.list_volumes(ListVolumesRequest) -> ListVolumesResponse;
+    ControllerClient.controller_get_volume(ControllerGetVolumeRequest) -> ControllerGetVolumeResponse;
+    ControllerClient.validate_volume_capabilities(ValidateVolumeCapabilitiesRequest) -> ValidateVolumeCapabilitiesResponse;
     ControllerClient.delete_volume(DeleteVolumeRequest) -> DeleteVolumeResponse;
     ControllerClient.controller_expand_volume(ControllerExpandVolumeRequest) -> ControllerExpandVolumeResponse;
     ControllerClient.controller_modify_volume(ControllerModifyVolumeRequest) -> ControllerModifyVolumeResponse;
