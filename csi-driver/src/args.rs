@@ -1,5 +1,7 @@
 //! The command line and the environment: read here and nowhere else, turned into concrete types once.
 
+mod sockets;
+
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
@@ -27,9 +29,12 @@ use crate::keyed_lock::KeyedLock;
 use crate::metrics::Metrics;
 use crate::mount::{LinuxMounter, Mounter, Unmounter, unmount_here};
 use crate::node::{self, Node};
+use crate::sockets::{Claims, RunDirectory};
 use crate::validation::Targets;
 use crate::volume::{Catalog, FileCatalog, NodeId, label_value};
 use crate::{http, retainer, server};
+
+use sockets::SocketsFlags;
 
 /// Name of the subcommand that unmounts one path.
 const UNMOUNT: &str = "unmount";
@@ -200,6 +205,9 @@ struct NodeFlags {
         default_value_t = 60
     )]
     unmount_patience: u64,
+
+    #[command(flatten)]
+    sockets: SocketsFlags,
 
     /// File with the identity of this boot. Tests put another one here to reboot.
     #[arg(
@@ -384,6 +392,7 @@ impl Parts {
             registry,
             bill,
             unmount_patience,
+            sockets,
             boot_id_file,
         } = flags;
         private_directory(&layers)?;
@@ -403,18 +412,31 @@ impl Parts {
         };
         let boot_id = boot_id.trim().to_owned();
         let mounter: Arc<dyn Mounter> = Arc::new(LinuxMounter::new(unmounter));
+        let run = RunDirectory::open(&bill.run_dir)
+            .with_context(|| bill.run_dir.display().to_string())?;
         let bills = bills(bill, &layers, &boot_id, budget, &mounter)?;
+        let targets = Targets::new(&kubelet_dirs);
+        let claims = Claims {
+            node: node_id.clone(),
+            boot_id: boot_id.clone(),
+            layers: layers.clone(),
+            targets: targets.clone(),
+            catalog: Arc::clone(&self.catalog),
+            mounter: Arc::clone(&mounter),
+        };
+        let sockets = sockets.build(run, claims, Arc::new(bills.clone()))?;
         let node = Arc::new(Node {
             id: node_id,
             pool,
             boot_id,
             budget,
             layers,
-            targets: Targets::new(&kubelet_dirs),
+            targets,
             catalog: Arc::clone(&self.catalog),
             mounter,
             locks: KeyedLock::default(),
             bills,
+            sockets: Some(Arc::new(sockets)),
         });
         let service = node::Service {
             edge: self.edge.clone(),
@@ -464,6 +486,9 @@ fn serve(shared: Shared, build: impl FnOnce(Parts) -> anyhow::Result<Parts>) -> 
                 .await
                 .context("compare records and mounts")?;
             node.bills.start().await;
+            if let Some(sockets) = &node.sockets {
+                sockets.resume().await;
+            }
             tokio::spawn(Arc::clone(&node).sweep());
             tokio::spawn(node.live());
         }

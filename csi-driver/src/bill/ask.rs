@@ -61,6 +61,10 @@ impl Bills {
                     .map_err(vineyard_charge::survey::SurveyError::from)?;
                 let tree = survey_tree(&mut Surveyor::open()?, root.as_fd())?;
                 let owners = inner.pods.subtree(&uid);
+                if owners.is_empty() {
+                    // Whoever asks is alive, so this is the wrong place to look, and 0 would be a lie.
+                    return Err(Error::Inside(format!("no cgroup of pod {uid} is found")));
+                }
                 let charged = tree
                     .owners
                     .iter()
@@ -147,8 +151,15 @@ impl Bills {
         pod: &PodUid,
         files: Vec<(OwnedFd, Extent)>,
     ) -> Result<(), ReserveError> {
-        let engine = self.inner.engine.clone();
-        let engine = engine.ok_or_else(|| refused("there is no retainer on this node"))?;
+        let Some(engine) = self.inner.engine.clone() else {
+            // Nobody here has room for more than the pods themselves may add.
+            return Err(ReserveError::Full(Full {
+                asked: files.iter().map(|(_, extent)| extent.length).sum(),
+                free: 0,
+                limit: Limit::Allowance,
+                limit_bytes: 0,
+            }));
+        };
         let shares = self.shares(pod, &files)?;
         self.cover(&shares).await?;
         let reserve = move || -> Result<(), ReserveError> {

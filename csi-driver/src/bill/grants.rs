@@ -19,8 +19,8 @@ pub(crate) struct WritableClaim {
     pub(crate) id: VolumeId,
     /// What is booked for it.
     pub(crate) capacity: Bytes,
-    /// It holds nothing but what the driver made in it.
-    pub(crate) is_empty: bool,
+    /// It holds nothing but what the driver made in it, and no other pod has it published.
+    pub(crate) is_fresh: bool,
     /// Other pods that have it published now.
     pub(crate) others: Vec<PodUid>,
 }
@@ -43,9 +43,7 @@ impl AllowanceRule for StandaloneRule {
         if claims.is_empty() {
             return None;
         }
-        let fresh = claims
-            .iter()
-            .filter(|claim| claim.is_empty && claim.others.is_empty());
+        let fresh = claims.iter().filter(|claim| claim.is_fresh);
         Some(bill.writes.unwrap_or_else(|| booked(fresh)))
     }
 }
@@ -132,14 +130,19 @@ impl Granter {
         Ok(full.unwrap_or(Granting::Granted(bill.granted)))
     }
 
-    /// A sidecar says hello, and what it has spent of grants that a lost book may not know of.
+    /// A sidecar says hello, and what it was granted, which a lost book may not know of.
     ///
     /// # Errors
     /// As [`decide`](Self::decide).
-    pub(crate) fn readmit(&self, pod: &PodUid, spent: Bytes, leaving: bool) -> io::Result<PodBill> {
+    pub(crate) fn readmit(
+        &self,
+        pod: &PodUid,
+        granted: Bytes,
+        leaving: bool,
+    ) -> io::Result<PodBill> {
         self.book.change(pod, |bill, _| {
             let allowance = bill.allowance.unwrap_or_default();
-            bill.granted = bill.granted.max(spent.min(allowance));
+            bill.granted = bill.granted.max(granted.min(allowance));
             if !leaving {
                 bill.leaving = None;
             }

@@ -17,11 +17,11 @@ fn granter(folder: &Path) -> Granter {
     }
 }
 
-fn claim(name: &str, capacity: u64, is_empty: bool, others: &[&str]) -> WritableClaim {
+fn claim(name: &str, capacity: u64, is_fresh: bool, others: &[&str]) -> WritableClaim {
     WritableClaim {
         id: VolumeId::of_name(name),
         capacity: Bytes(capacity),
-        is_empty,
+        is_fresh,
         others: others.iter().map(|uid| pod(uid)).collect(),
     }
 }
@@ -46,7 +46,7 @@ async fn allowance(writes: Option<u64>, claims: &[WritableClaim]) -> Option<u64>
 async fn the_allowance_is_what_is_asked_for_or_the_volumes_that_the_pod_alone_fills() {
     let fresh = claim("fresh", 100, true, &[]);
     let filled = claim("filled", 1000, false, &[]);
-    let shared = claim("shared", 10_000, true, &["you"]);
+    let shared = claim("shared", 10_000, false, &["you"]);
     assert_eq!(allowance(None, &[]).await, None);
     assert_eq!(allowance(Some(7), &[]).await, None);
     let all = [fresh.clone(), filled.clone(), shared];

@@ -35,7 +35,7 @@ use vineyard_store::Options;
 use account::{Account, Use};
 pub(crate) use book::{Book, PodBill};
 pub(crate) use engine::{Engine, RetainerEngine};
-pub(crate) use grants::{AllowanceRule, WritableClaim};
+pub(crate) use grants::WritableClaim;
 pub(crate) use pods::Pods;
 pub(crate) use record::RecordError;
 pub(crate) use request::{FileRequest, RequestError, RetainerRequest};

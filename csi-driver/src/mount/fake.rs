@@ -1,7 +1,7 @@
 //! Mounts as a table in memory, over real directories.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use super::{Error, Flags, Mount, Mounter, Tmpfs, Usage};
@@ -18,6 +18,8 @@ struct Table {
     mounts: Vec<Mount>,
     sizes: HashMap<(u32, u32), (Bytes, u64)>,
     used: HashMap<(u32, u32), u64>,
+    /// Where each file system was mounted first: its content is there.
+    roots: HashMap<(u32, u32), PathBuf>,
     next: u64,
 }
 
@@ -76,6 +78,7 @@ impl Mounter for FakeMounter {
         let mut table = self.table.lock().unwrap();
         let device = (0, u32::try_from(table.sizes.len()).unwrap() + 50);
         table.sizes.insert(device, (options.size, options.inodes));
+        table.roots.insert(device, target.to_owned());
         let mount = Mount {
             id: 0,
             parent: 0,
@@ -117,7 +120,13 @@ impl Mounter for FakeMounter {
 
     fn unmount(&self, target: &Path) -> Result<(), Error> {
         self.on(target, |table, top| {
-            table.mounts.remove(top);
+            let device = table.mounts.remove(top).device;
+            let is_gone = !table.mounts.iter().any(|mount| mount.device == device);
+            if is_gone && let Some(root) = table.roots.remove(&device) {
+                // A file system that is mounted nowhere takes its content along.
+                let emptied = std::fs::remove_dir_all(&root);
+                emptied.and_then(|()| std::fs::create_dir(&root)).unwrap();
+            }
             Ok(())
         })
     }

@@ -131,6 +131,9 @@ pub(crate) enum Error {
     /// The bill.
     #[error(transparent)]
     Bill(#[from] bill::Error),
+    /// A pod's sockets volume.
+    #[error(transparent)]
+    Sockets(#[from] crate::sockets::Error),
     /// A bug.
     #[error("the call failed inside: {0}")]
     Inside(String),
@@ -155,24 +158,29 @@ impl From<&Error> for Status {
             Error::NoRoom { .. } => Code::ResourceExhausted,
             Error::NotBooked { .. } | Error::Range(_) => Code::OutOfRange,
             Error::Catalog(error) => catalog_code(error),
-            Error::Mount(error) => match error {
-                // It goes on in the kernel; the next call finds out.
-                mount::Error::Hanging { .. } => Code::Aborted,
-                // Somebody must take that away first.
-                mount::Error::Foreign { .. } => Code::FailedPrecondition,
-                // More were taken off than ever belong there; the next call goes on.
-                mount::Error::Stacked { .. } => Code::Aborted,
-                mount::Error::System { .. } | mount::Error::Malformed(_) => Code::Internal,
-            },
+            Error::Mount(error) => mount_code(error),
             Error::Bill(error) => match error {
                 // It lets go between two steps; the next call finds it free.
                 bill::Error::Busy(_) => Code::Aborted,
                 // Memory is not used without anybody knowing who is billed.
                 _ => Code::Internal,
             },
+            Error::Sockets(error) => error.code(mount_code),
             Error::Inside(_) => Code::Internal,
         };
         Status::new(code, chain(error))
+    }
+}
+
+fn mount_code(error: &mount::Error) -> Code {
+    match error {
+        // It goes on in the kernel; the next call finds out.
+        mount::Error::Hanging { .. } => Code::Aborted,
+        // Somebody must take that away first.
+        mount::Error::Foreign { .. } => Code::FailedPrecondition,
+        // More were taken off than ever belong there; the next call goes on.
+        mount::Error::Stacked { .. } => Code::Aborted,
+        mount::Error::System { .. } | mount::Error::Malformed(_) => Code::Internal,
     }
 }
 

@@ -3,6 +3,7 @@
 mod alive;
 mod error;
 mod expand;
+mod inline;
 mod layer;
 mod publish;
 mod stage;
@@ -32,6 +33,7 @@ use crate::edge::{Edge, Never};
 use crate::identity::{NODE_KEY, POOL_KEY};
 use crate::keyed_lock::{Guard, KeyedLock};
 use crate::mount::{self, Mount, Mounter};
+use crate::sockets::Sockets;
 use crate::validation::{self, Targets};
 use crate::volume::{Catalog, NodeId, VolumeId};
 
@@ -60,6 +62,8 @@ pub(crate) struct Node {
     pub(crate) locks: KeyedLock,
     /// Who is billed for what is on them.
     pub(crate) bills: Bills,
+    /// The pods' sockets volumes.
+    pub(crate) sockets: Option<Arc<Sockets>>,
 }
 
 impl Node {

@@ -9,6 +9,7 @@ use vineyard_proto::csi::{
     NodeUnpublishVolumeResponse,
 };
 
+use super::inline::is_inline;
 use super::stage::{allowed, claim, flags, refusal};
 use super::{Error, Node, known, mount_of};
 use crate::failpoint::fail_point;
@@ -24,6 +25,9 @@ impl Node {
         &self,
         request: NodePublishVolumeRequest,
     ) -> Result<NodePublishVolumeResponse, Error> {
+        if is_inline(&request.volume_context) {
+            return self.publish_inline(request).await;
+        }
         validation::volume_id(&request.volume_id)?;
         let path = self.targets.take("target_path", &request.target_path)?;
         let capability = validation::capability(request.volume_capability.as_ref())?;
@@ -102,6 +106,11 @@ impl Node {
     ) -> Result<NodeUnpublishVolumeResponse, Error> {
         let id = validation::volume_id(&request.volume_id)?;
         let path = self.targets.take("target_path", &request.target_path)?;
+        if let Some(sockets) = &self.sockets
+            && sockets.unpublish(&request.volume_id, &path).await?
+        {
+            return Ok(NodeUnpublishVolumeResponse {});
+        }
         match id {
             Some(id) => {
                 // Before the lock: meanwhile other pods may come and go.

@@ -153,6 +153,7 @@ fn start(folder: &Path, catalog: &Arc<dyn Catalog>, boot: &str, mounter: Arc<dyn
         mounter,
         locks: KeyedLock::default(),
         bills,
+        sockets: None,
     }
 }
 

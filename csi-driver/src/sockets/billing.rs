@@ -4,7 +4,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 
 use tonic::async_trait;
-use vineyard_charge::{Extent, Full, Limit, ReserveError};
+use vineyard_charge::{Extent, ReserveError};
 
 use crate::bytes::Bytes;
 use crate::volume::PodUid;
@@ -13,9 +13,6 @@ use crate::volume::PodUid;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum BillingError {
-    /// This driver cannot do it.
-    #[error("this driver does not {0}")]
-    Unavailable(&'static str),
     /// It went wrong.
     #[error("{0}")]
     Failed(String),
@@ -35,7 +32,8 @@ pub(crate) trait Billing: Send + Sync + fmt::Debug {
     /// or nothing.
     ///
     /// # Errors
-    /// [`ReserveError::Full`] with the numbers when they do not fit under the retainer's allocated request.
+    /// [`ReserveError::Full`] with the numbers when they do not fit under the retainer's allocated request; a limit of 0
+    /// bytes says that there is no retainer.
     async fn reserve_retained(
         &self,
         pod: &PodUid,
@@ -54,36 +52,4 @@ pub(crate) trait Billing: Send + Sync + fmt::Debug {
     /// # Errors
     /// When that is not on record.
     async fn returned(&self, pod: &PodUid) -> Result<(), BillingError>;
-}
-
-/// A node without a retainer: nothing can be measured, and no bytes but a pod's own can be reserved.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Unbilled;
-
-#[async_trait]
-impl Billing for Unbilled {
-    async fn measure(&self, _: &PodUid) -> Result<Bytes, BillingError> {
-        Err(BillingError::Unavailable("measure bills"))
-    }
-
-    async fn reserve_retained(
-        &self,
-        _: &PodUid,
-        files: Vec<(OwnedFd, Extent)>,
-    ) -> Result<(), ReserveError> {
-        Err(ReserveError::Full(Full {
-            asked: files.iter().map(|(_, extent)| extent.length).sum(),
-            free: 0,
-            limit: Limit::Allowance,
-            limit_bytes: 0,
-        }))
-    }
-
-    async fn leaving(&self, _: &PodUid, _: Bytes) -> Result<(), BillingError> {
-        Ok(())
-    }
-
-    async fn returned(&self, _: &PodUid) -> Result<(), BillingError> {
-        Ok(())
-    }
 }
