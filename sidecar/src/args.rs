@@ -15,7 +15,8 @@ use vineyard_charge::{MemoryCgroup, OwnPayer};
 
 use crate::bill::{Bill, KernelGauge};
 use crate::bytes::Bytes;
-use crate::grants::{Grants, Place, StateFile, StaticAllowance};
+use crate::driver::Driver;
+use crate::grants::{DriverGrants, Grants, Place, StateFile, StaticAllowance};
 use crate::metrics::Metrics;
 use crate::open_files;
 use crate::server::{End, Server, closing};
@@ -26,6 +27,9 @@ use crate::{http, socket};
 
 /// Stack of the threads that work on large requests.
 const STACK: usize = 256 << 10;
+
+/// Requests that wait for the driver's list of devices at the same time.
+const REFRESHING: usize = 8;
 
 /// Idle threads go after this time, with their stacks.
 const KEEP_THREADS: Duration = Duration::from_secs(2);
@@ -47,13 +51,38 @@ pub(crate) struct Args {
         env = "VINEYARD_VOLUMES",
         value_name = "PATH",
         value_delimiter = ':',
-        required = true
+        required_unless_present = "driver"
     )]
     volumes: Vec<PathBuf>,
 
     /// Bytes that this pod may add to its bill, e.g. 1GiB.
-    #[arg(long, env = "VINEYARD_ALLOWANCE", value_name = "BYTES")]
-    allowance: Bytes,
+    #[arg(
+        long,
+        env = "VINEYARD_ALLOWANCE",
+        value_name = "BYTES",
+        required_unless_present = "driver"
+    )]
+    allowance: Option<Bytes>,
+
+    /// Socket of the node driver, which says what the volumes are and grants the allowance. Instead of --volume, --allowance
+    /// and --state-file.
+    #[arg(
+        long,
+        env = "VINEYARD_DRIVER",
+        value_name = "PATH",
+        conflicts_with_all = ["volumes", "allowance", "state_file"]
+    )]
+    driver: Option<PathBuf>,
+
+    /// Seconds that a request waits for a driver that is away, e.g. because it restarts.
+    #[arg(
+        long,
+        env = "VINEYARD_DRIVER_PATIENCE",
+        value_name = "SECONDS",
+        default_value = "20",
+        value_parser = seconds
+    )]
+    driver_patience: Duration,
 
     /// File that remembers what is spent across restarts. Without it a restarted sidecar trusts what clients say that
     /// they hold and what its cgroup shows.
@@ -177,6 +206,8 @@ impl Args {
             listen,
             volumes,
             allowance,
+            driver,
+            driver_patience,
             state_file,
             state_chunk,
             metrics: metrics_address,
@@ -188,7 +219,11 @@ impl Args {
             log_format: _,
         } = self;
         let signals = Signals::new().context("signals")?;
-        let connections = open_files::allow(max_connections, max_large).context("open files")?;
+        let holding = match driver {
+            Some(_) => max_large.saturating_mul(2).saturating_add(REFRESHING),
+            None => max_large,
+        };
+        let connections = open_files::allow(max_connections, holding).context("open files")?;
         let volumes = Arc::new(Volumes::open(volumes)?);
         let cgroup = MemoryCgroup::own()
             .inspect_err(|error| tracing::warn!(%error, "the bill cannot be measured by cgroup"))
@@ -197,7 +232,19 @@ impl Args {
             boot_id: boot_id(),
             cgroup: cgroup.as_ref().map_or(0, |own| own.id().0),
         };
-        let grants = grants(allowance, state_file.as_deref(), state_chunk, place)?;
+        let (grants, driver) = match (driver, allowance) {
+            (Some(path), _) => {
+                let grants = Arc::new(DriverGrants::default());
+                let volumes = Arc::clone(&volumes);
+                let driver = Driver::start(path, Arc::clone(&grants), volumes, driver_patience);
+                (grants as Arc<dyn Grants>, Some(Arc::new(driver)))
+            }
+            (None, allowance) => {
+                let allowance = allowance.context("no allowance")?;
+                let state_file = state_file.as_deref();
+                (grants(allowance, state_file, state_chunk, place)?, None)
+            }
+        };
         let gauge = KernelGauge::new(cgroup, Arc::clone(&volumes));
         let bill = Arc::new(Bill::new(grants, Box::new(gauge)));
         bill.reconcile();
@@ -220,15 +267,20 @@ impl Args {
                 stock: stock.0,
             },
             metrics,
+            driver,
+            overflow: Semaphore::new(max_large),
+            refreshing: Semaphore::new(REFRESHING),
             large: Semaphore::new(max_large),
             closing: Semaphore::new(closing::THREADS),
             settle: Notify::new(),
         });
         tokio::spawn(Arc::clone(&service).settle());
+        tokio::spawn(Arc::clone(&service).measure_first());
         let (listener, _file) =
             socket::listen(&listen).with_context(|| format!("listen on {}", listen.display()))?;
         let listener = UnixListener::from_std(listener)?;
-        let spent = service.bill.usage().spent;
+        let usage = service.bill.usage();
+        let (allowance, spent) = (Bytes(usage.allowance), usage.spent);
         tracing::info!(listen = %listen.display(), %allowance, spent, connections, "serving");
         Ok(Server::new(listener, service).run(signals).await)
     }

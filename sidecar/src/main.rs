@@ -3,6 +3,7 @@
 mod args;
 mod bill;
 mod bytes;
+mod driver;
 mod grants;
 mod http;
 mod metrics;

@@ -70,6 +70,7 @@ pub(crate) struct Metrics {
     pulled: Counter,
     given_back: Counter,
     reconciled: Counter,
+    retained: Counter,
     large: Histogram,
 }
 
@@ -85,7 +86,7 @@ impl Metrics {
         let requests = Family::default();
         let ended = Family::default();
         let connections: Gauge = Gauge::default();
-        let [reserved, pulled, given_back, reconciled]: [Counter; 4] = Default::default();
+        let [reserved, pulled, given_back, reconciled, retained]: [Counter; 5] = Default::default();
         let large = Histogram::new([0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]);
 
         let mut registry = Registry::with_prefix("vineyard_sidecar");
@@ -100,6 +101,11 @@ impl Metrics {
                 "reconciled",
                 "Bytes found free that nobody gave back",
                 &reconciled,
+            ),
+            (
+                "retained",
+                "Bytes that the retainer reserved, because the allowance did not cover them",
+                &retained,
             ),
         ] {
             registry.register_with_unit(name, help, Unit::Bytes, counter.clone());
@@ -120,6 +126,7 @@ impl Metrics {
             pulled,
             given_back,
             reconciled,
+            retained,
             large,
         }
     }
@@ -164,6 +171,10 @@ impl Metrics {
 
     pub(crate) fn reconciled(&self, bytes: u64) {
         self.reconciled.inc_by(bytes);
+    }
+
+    pub(crate) fn retained(&self, bytes: u64) {
+        self.retained.inc_by(bytes);
     }
 
     pub(crate) fn large(&self, took: Duration) {

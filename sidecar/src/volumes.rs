@@ -2,15 +2,16 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use nix::sys::statvfs::{Statvfs, statvfs};
 use vineyard_charge::descriptor::Device;
 
-/// The volumes, fixed at start.
+/// The volumes: those of the command line, or those that the node driver says.
 #[derive(Debug)]
 pub(crate) struct Volumes {
     paths: Vec<PathBuf>,
-    devices: Vec<Device>,
+    devices: RwLock<Arc<[Device]>>,
 }
 
 /// A path that is no volume.
@@ -35,19 +36,27 @@ impl Volumes {
             })?;
             devices.push(device);
         }
+        let devices = RwLock::new(devices.into());
         Ok(Self { paths, devices })
     }
 
     /// The devices of which descriptors are accepted.
-    pub(crate) fn devices(&self) -> &[Device] {
-        &self.devices
+    pub(crate) fn devices(&self) -> Arc<[Device]> {
+        let devices = self.devices.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&devices)
     }
 
-    /// Bytes that all volumes hold together, `None` when one of them is not there any more.
+    /// Accepts descriptors of these devices from now on.
+    pub(crate) fn replace(&self, devices: Vec<Device>) {
+        *self.devices.write().unwrap_or_else(PoisonError::into_inner) = devices.into();
+    }
+
+    /// Bytes that all volumes hold together, `None` when one of them is not there any more, or cannot be seen from here.
     pub(crate) fn used(&self) -> Option<u64> {
-        let mut seen = Vec::with_capacity(self.devices.len());
+        let devices = self.devices();
+        let mut seen = Vec::with_capacity(devices.len());
         let mut sum = 0_u64;
-        for (path, device) in self.paths.iter().zip(&self.devices) {
+        for (path, device) in self.paths.iter().zip(&*devices) {
             if seen.contains(device) {
                 continue;
             }

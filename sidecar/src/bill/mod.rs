@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vineyard_charge::{Full, Limit};
 
-use crate::grants::{DrawError, Grants, Usage};
+use crate::grants::{Claim, DrawError, Grants, Usage};
 
 /// See the module.
 #[derive(Debug)]
@@ -31,8 +31,17 @@ pub(crate) struct Bill {
 struct Open {
     /// Bytes that are drawn but perhaps not yet allocated.
     in_flight: u64,
-    /// Bytes that a measurement has returned and a late `GiveBack` may name once more.
+    /// Bytes that a `GiveBack` may name although they are not spent: a measurement has returned them, or they never were.
     corrected: u64,
+    /// All bytes that were ever drawn.
+    drawn: u64,
+}
+
+/// A moment before a measurement.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    drawn: u64,
+    in_flight: u64,
 }
 
 /// Why nothing was drawn.
@@ -54,11 +63,12 @@ impl Bill {
         }
     }
 
-    /// Takes `bytes` from the allowance, for an allocation that ends with [`Draw::keep`] or is undone.
+    /// Takes `bytes` from the allowance, for an allocation that ends with [`Draw::keep`] or is undone. A `claim` on as many
+    /// bytes is spent, instead of asking the grants.
     ///
     /// # Errors
     /// When they do not fit even after reconciling, or the grants failed.
-    pub(crate) fn draw(self: &Arc<Self>, bytes: u64) -> Result<Draw, Refusal> {
+    pub(crate) fn draw(self: &Arc<Self>, bytes: u64, claim: &mut Claim) -> Result<Draw, Refusal> {
         let mut open = self.open();
         let usage = self.grants.usage();
         let floor = self.gauge.at_least(usage.allowance.saturating_sub(bytes));
@@ -66,13 +76,17 @@ impl Bill {
         if bytes > left {
             return Err(Refusal::Full(full(bytes, left.min(usage.free()), usage)));
         }
-        let drawn = self.grants.draw(bytes).or_else(|_| {
-            self.reconcile_locked(&mut open);
-            self.grants.draw(bytes)
-        });
+        let drawn = match claim.spend() {
+            true => Ok(()),
+            false => self.grants.draw(bytes).or_else(|_| {
+                self.reconcile_locked(&mut open);
+                self.grants.draw(bytes)
+            }),
+        };
         match drawn {
             Ok(()) => {
                 open.in_flight = open.in_flight.saturating_add(bytes);
+                open.drawn = open.drawn.saturating_add(bytes);
                 Ok(Draw {
                     bill: Arc::clone(self),
                     bytes,
@@ -93,6 +107,12 @@ impl Bill {
         open.corrected -= known;
         self.grants.give_back(bytes - known);
         known > 0
+    }
+
+    /// A client was served `bytes` that are on somebody else's bill: when it gives them back, nothing is free here.
+    pub(crate) fn elsewhere(&self, bytes: u64) {
+        let mut open = self.open();
+        open.corrected = open.corrected.saturating_add(bytes);
     }
 
     /// A client reconnects that holds `bytes` from before a restart: they count again unless the grants remember them.
@@ -116,9 +136,30 @@ impl Bill {
         let Some(charged) = self.gauge.at_most(usage.carried) else {
             return 0;
         };
-        let leaked = usage
-            .spent
-            .saturating_sub(charged.saturating_add(open.in_flight));
+        let in_flight = open.in_flight;
+        self.lower(open, charged.saturating_add(in_flight))
+    }
+
+    /// What is to be remembered before somebody else measures, which takes a while.
+    pub(crate) fn mark(&self) -> Mark {
+        let open = self.open();
+        Mark {
+            drawn: open.drawn,
+            in_flight: open.in_flight,
+        }
+    }
+
+    /// Somebody has found at some time since `mark` that at most `charged` bytes are charged. What was being allocated then
+    /// and what was drawn since counts on top. Returns the bytes that this freed.
+    pub(crate) fn measured(&self, mark: Mark, charged: u64) -> u64 {
+        let mut open = self.open();
+        let since = open.drawn.saturating_sub(mark.drawn);
+        let most = charged.saturating_add(mark.in_flight).saturating_add(since);
+        self.lower(&mut open, most)
+    }
+
+    fn lower(&self, open: &mut Open, most: u64) -> u64 {
+        let leaked = self.grants.usage().spent.saturating_sub(most);
         if leaked > 0 {
             open.corrected = open.corrected.saturating_add(leaked);
             self.grants.give_back(leaked);

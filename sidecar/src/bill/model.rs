@@ -126,7 +126,7 @@ impl Pod<'_> {
     fn apply(&mut self, step: Step) {
         match step {
             Step::Reserve { bytes, succeeds } => {
-                if let Ok(draw) = self.bill.draw(bytes)
+                if let Ok(draw) = self.bill.draw(bytes, &mut Claim::default())
                     && succeeds
                 {
                     self.kernel.allocate(bytes);
@@ -134,10 +134,10 @@ impl Pod<'_> {
                 }
             }
             Step::Overlap { first, second } => {
-                let Ok(draw) = self.bill.draw(first) else {
+                let Ok(draw) = self.bill.draw(first, &mut Claim::default()) else {
                     return;
                 };
-                if let Ok(other) = self.bill.draw(second) {
+                if let Ok(other) = self.bill.draw(second, &mut Claim::default()) {
                     self.kernel.allocate(second);
                     other.keep(second);
                 }
@@ -207,6 +207,6 @@ proptest! {
         kernel.charges().others_on_the_volume = 0;
         pod.bill.reconcile();
         prop_assert_eq!(pod.bill.usage().spent, 0);
-        prop_assert!(pod.bill.draw(ALLOWANCE).is_ok());
+        prop_assert!(pod.bill.draw(ALLOWANCE, &mut Claim::default()).is_ok());
     }
 }

@@ -1,12 +1,14 @@
 //! Where the right to add bytes to this pod's bill comes from.
 //!
-//! [`Grants`] is the border: a [`StaticAllowance`] from the command line serves it now, the node driver will later.
+//! [`Grants`] is the border: a [`StaticAllowance`] comes from the command line, [`DriverGrants`] from the node driver.
 //! Whoever implements it keeps `spent` an upper bound of the truth across its own restarts, so that nothing is
 //! spent twice; `docs/design/payer.md` §4 has the rule.
 
+mod driver;
 mod state_file;
 mod static_allowance;
 
+pub(crate) use driver::{Claim, DriverGrants, Short};
 pub(crate) use state_file::StateFile;
 pub(crate) use static_allowance::{Place, StaticAllowance};
 

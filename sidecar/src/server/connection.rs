@@ -1,13 +1,14 @@
 //! One client, from its hello to its end.
 //!
 //! ```text
-//! silent ──hello──▶ idle ──first byte──▶ begun ──whole──▶ [permit if large] ──▶ taken ──▶ answered ─┐
+//! silent ──hello──▶ idle ──first byte──▶ begun ──whole──▶ [claim, permit] ──▶ taken ──▶ answered ─┐
 //!   │ patience       ▲ hours              │ patience                                   │ patience   │
 //!   ▼                └────────────────────┼────────────────────────────────────────────┼────────────┘
 //! ended ◀─────────────────────────────────┴────────────────────────────────────────────┘
 //! ```
 //!
-//! Descriptors exist here only between *taken* and *answered*, and never while waiting for a permit or for the client.
+//! Descriptors exist here only between *taken* and *answered*, and never while waiting for a permit or for the client. While
+//! they wait for the driver, a permit bounds how many do.
 
 use std::io;
 use std::mem;
@@ -22,10 +23,12 @@ use tokio::task;
 use tokio::time::timeout;
 use vineyard_charge::wire;
 use vineyard_charge::wire::peek::{self, Head, Malformed, Taken, Whole};
-use vineyard_proto::payer::{Reply, Request, refused::Reason, reply};
+use vineyard_proto::payer::{Reply, Request, Reserve, refused::Reason, reply};
 
 use super::admission::Peer;
 use super::closing;
+use crate::driver::Claimed;
+use crate::grants::Claim;
 use crate::metrics::{Ended, Outcome};
 use crate::service::Service;
 use crate::verb::{self, Answer, Session, Verb};
@@ -175,15 +178,20 @@ impl Connection {
 
     /// Takes one request and answers it. Returns whether it was the last.
     async fn exchange(&mut self, mut whole: Whole) -> Result<bool, Violation> {
-        let large = match whole.body.take() {
-            Some(body) => verb::is_large(Request::decode(body.as_slice())?.body.as_ref()),
-            // Unknown before it is taken, and then its descriptors are here: it waits in the same line.
-            None => true,
-        };
+        let seen = whole.body.take();
+        let seen = seen.map(|body| Request::decode(body.as_slice()));
+        let seen = seen.transpose()?.and_then(|request| request.body);
+        // Unknown before it is taken, its descriptors are here then: it waits in the same line.
+        let large = seen.as_ref().is_none_or(|body| verb::is_large(Some(body)));
         let service = Arc::clone(&self.service);
-        let permit = match large {
-            true => service.large.acquire().await.ok(),
-            false => None,
+        let mut claimed = match &seen {
+            Some(body) => Some(self.claim(body).await),
+            None => None,
+        };
+        let permit = match (&claimed, large) {
+            (Some(Claimed::Overflow), _) => service.overflow.acquire().await.ok(),
+            (_, true) => service.large.acquire().await.ok(),
+            (_, false) => None,
         };
         let Taken {
             body,
@@ -202,12 +210,23 @@ impl Connection {
             }
         };
         let verb = Verb::of(request.body.as_ref());
-        let (answer, left) = if large {
-            self.beside(request.body, descriptors).await?
-        } else {
-            let answer = verb::answer(&service, &mut self.session, request.body, &descriptors);
-            let left = closing::now(answer.accepts(), descriptors);
-            (answer, left)
+        if let (None, Some(body)) = (&claimed, &request.body) {
+            claimed = Some(self.claim(body).await);
+        }
+        let (answer, left) = match (claimed, request.body) {
+            (Some(Claimed::Away(why)), _) => {
+                (Answer::Reply(verb::refuse(Reason::Busy, why)), descriptors)
+            }
+            (Some(Claimed::Overflow), Some(verb::Ask::Reserve(ask))) => {
+                self.forward(ask, descriptors).await
+            }
+            (Some(Claimed::Granted(claim)), body) => {
+                self.work(large, body, descriptors, claim).await?
+            }
+            (_, body) => {
+                self.work(large, body, descriptors, Claim::default())
+                    .await?
+            }
         };
         drop(permit);
         closing::wait(&service, left).await;
@@ -225,18 +244,102 @@ impl Connection {
         Ok(last)
     }
 
+    /// Only whoever has said hello may make the driver work.
+    async fn claim(&self, body: &verb::Ask) -> Claimed {
+        let is_hello = matches!(body, verb::Ask::Hello(_));
+        match is_hello || self.session.client.is_some() {
+            true => self.service.claim(Some(body)).await,
+            false => Claimed::Granted(Claim::default()),
+        }
+    }
+
+    /// Answers a request whose bytes are claimed; once more, when its files may be on a volume that is new to us.
+    async fn work(
+        &mut self,
+        large: bool,
+        body: Option<verb::Ask>,
+        descriptors: Vec<OwnedFd>,
+        claim: Claim,
+    ) -> Result<(Answer, Vec<OwnedFd>), Violation> {
+        let again = self.service.driver.as_ref().and(body.clone());
+        let (answer, left) = self.once(large, body, descriptors, claim).await?;
+        let is_foreign = matches!(&answer, Answer::Reply(reply::Body::Refused(refused))
+            if refused.reason() == Reason::Descriptor && !left.is_empty());
+        match again {
+            Some(body) if is_foreign && self.service.learns(&left).await => {
+                let claim = match self.claim(&body).await {
+                    Claimed::Granted(claim) => claim,
+                    _ => Claim::default(),
+                };
+                self.once(large, Some(body), left, claim).await
+            }
+            _ => Ok((answer, left)),
+        }
+    }
+
+    async fn once(
+        &mut self,
+        large: bool,
+        body: Option<verb::Ask>,
+        descriptors: Vec<OwnedFd>,
+        mut claim: Claim,
+    ) -> Result<(Answer, Vec<OwnedFd>), Violation> {
+        if large {
+            return self.beside(body, descriptors, claim).await;
+        }
+        let (service, session) = (&self.service, &mut self.session);
+        let answer = verb::answer(service, session, body.as_ref(), &descriptors, &mut claim);
+        let left = closing::now(answer.accepts(), descriptors);
+        Ok((answer, left))
+    }
+
+    /// Has the retainer reserve what the allowance does not cover.
+    async fn forward(&self, ask: Reserve, descriptors: Vec<OwnedFd>) -> (Answer, Vec<OwnedFd>) {
+        let Some(driver) = &self.service.driver else {
+            let refusal = verb::refuse(Reason::Internal, "there is nobody to ask");
+            return (Answer::Reply(refusal), descriptors);
+        };
+        let check = || verb::check_reserve(&self.service, &ask, &descriptors).map(|it| it.1);
+        let checked = match check() {
+            Err(_) if self.service.learns(&descriptors).await => check(),
+            checked => checked,
+        };
+        let bytes = match checked {
+            Ok(bytes) => bytes,
+            Err(refusal) => return (Answer::Reply(refusal), descriptors),
+        };
+        let descriptors = Arc::new(descriptors);
+        let reply = driver.reserve(ask, bytes, Arc::clone(&descriptors)).await;
+        if matches!(reply, reply::Body::Reserved(_)) {
+            self.service.metrics.retained(bytes);
+            self.service.bill.elsewhere(bytes);
+        }
+        let answer = Answer::Reply(reply);
+        // Unless the driver went away with the question: then they are closed when it is forgotten.
+        let descriptors = Arc::try_unwrap(descriptors).unwrap_or_default();
+        let left = closing::now(true, descriptors);
+        (answer, left)
+    }
+
     /// Answers a large request on another thread, so that the event loop goes on. Returns the descriptors that only
     /// their sender may wait for.
     async fn beside(
         &mut self,
         body: Option<verb::Ask>,
         descriptors: Vec<OwnedFd>,
+        mut claim: Claim,
     ) -> Result<(Answer, Vec<OwnedFd>), Violation> {
         let service = Arc::clone(&self.service);
         let mut session = mem::take(&mut self.session);
         let work = task::spawn_blocking(move || {
             let begun = Instant::now();
-            let answer = verb::answer(&service, &mut session, body, &descriptors);
+            let answer = verb::answer(
+                &service,
+                &mut session,
+                body.as_ref(),
+                &descriptors,
+                &mut claim,
+            );
             service.metrics.large(begun.elapsed());
             let mut left = descriptors;
             if answer.accepts() {

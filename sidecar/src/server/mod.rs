@@ -1,7 +1,7 @@
 //! The accept loop and the end.
 //!
-//! After the first signal nobody new is accepted and everybody connected is served; when the last client has gone, or
-//! at a second signal, [`Server::run`] returns.
+//! After the first signal the driver is told, nobody new is accepted and everybody connected is served; when the last client
+//! has gone, or at a second signal, [`Server::run`] returns.
 
 mod admission;
 pub(crate) mod closing;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use self::admission::{Admission, Peer};
 use self::connection::Connection;
@@ -22,6 +23,9 @@ use crate::signals::Signals;
 
 /// Out of descriptors or memory: whatever it is, trying again at once makes it worse.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a driver that is away is waited for when nobody else is left.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug)]
@@ -72,9 +76,12 @@ impl Server {
         let Self {
             listener,
             mut clients,
+            service,
             ..
         } = self;
         drop(listener);
+        // At once: what is charged here must be covered before this pod counts as gone.
+        let farewell = tokio::spawn(leave(Arc::clone(&service)));
         tracing::info!(
             clients = clients.len(),
             "stopping when the last client has gone"
@@ -83,10 +90,14 @@ impl Server {
             tokio::select! {
                 biased;
                 gone = clients.join_next() => if gone.is_none() {
-                    return End::Orderly;
+                    break;
                 },
                 () = signals.next() => return End::Forced,
             }
+        }
+        tokio::select! {
+            _ = timeout(FAREWELL, farewell) => End::Orderly,
+            () = signals.next() => End::Forced,
         }
     }
 
@@ -109,6 +120,12 @@ impl Server {
                 tracing::debug!(uid = peer.uid, pid = peer.pid, %crowded, "turned away");
             }
         }
+    }
+}
+
+async fn leave(service: Arc<Service>) {
+    if let Some(driver) = &service.driver {
+        driver.leave().await;
     }
 }
 

@@ -15,7 +15,7 @@ const MAX_NAME: usize = 200;
 /// A stock is a small share of what is free: an eighth.
 const STOCK_SHARE: u64 = 8;
 
-pub(super) fn answer(service: &Service, session: &mut Session, ask: Hello) -> Answer {
+pub(super) fn answer(service: &Service, session: &mut Session, ask: &Hello) -> Answer {
     if ask.version != VERSION {
         let message = format!("version {} is spoken here, not {}", VERSION, ask.version);
         return Answer::Last(refuse(Reason::Version, message));

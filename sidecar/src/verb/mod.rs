@@ -11,8 +11,11 @@ use std::os::fd::OwnedFd;
 use vineyard_charge::ReserveError;
 use vineyard_proto::payer::{Refused, refused::Reason, reply::Body as Reply};
 
+pub(crate) use pull::bytes as pull_bytes;
+pub(crate) use reserve::{bytes as reserve_bytes, check as check_reserve};
 pub(crate) use vineyard_proto::payer::request::Body as Ask;
 
+use crate::grants::Claim;
 use crate::service::Service;
 
 /// Requests that touch at least this much are *large*: they run beside the event loop, a few at a time.
@@ -97,8 +100,9 @@ pub(crate) fn is_large(body: Option<&Ask>) -> bool {
 pub(crate) fn answer(
     service: &Service,
     session: &mut Session,
-    body: Option<Ask>,
+    body: Option<&Ask>,
     descriptors: &[OwnedFd],
+    claim: &mut Claim,
 ) -> Answer {
     let carries = matches!(body, Some(Ask::Reserve(_) | Ask::Pull(_)));
     if !carries && !descriptors.is_empty() {
@@ -114,10 +118,12 @@ pub(crate) fn answer(
             Answer::Last(refuse(Reason::Version, "a second hello on one connection"))
         }
         (Some(_), Some(Ask::Reserve(ask))) => {
-            Answer::Reply(reserve::answer(service, &ask, descriptors))
+            Answer::Reply(reserve::answer(service, ask, descriptors, claim))
         }
-        (Some(_), Some(Ask::Pull(ask))) => Answer::Reply(pull::answer(service, &ask, descriptors)),
-        (Some(_), Some(Ask::GiveBack(ask))) => Answer::Reply(give_back::answer(service, ask)),
+        (Some(_), Some(Ask::Pull(ask))) => {
+            Answer::Reply(pull::answer(service, ask, descriptors, claim))
+        }
+        (Some(_), Some(Ask::GiveBack(ask))) => Answer::Reply(give_back::answer(service, *ask)),
         (Some(_), Some(Ask::GetUsage(_))) => Answer::Reply(get_usage::answer(service)),
         (Some(_), None) => Answer::Reply(refuse(
             Reason::Version,

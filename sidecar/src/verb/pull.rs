@@ -8,17 +8,28 @@ use vineyard_proto::payer::{Pull, Pulled, Range, refused::Reason, reply::Body as
 
 use super::{failure, refuse};
 use crate::bill::Refusal;
+use crate::grants::Claim;
 use crate::service::Service;
 
 /// Their refused offsets always fit into one reply.
 const MAX_REGIONS: u64 = 4096;
 
-pub(super) fn answer(service: &Service, ask: &Pull, descriptors: &[OwnedFd]) -> Reply {
+/// What a pull draws; `None` when it is not acceptable.
+pub(crate) fn bytes(ask: &Pull) -> Option<u64> {
+    regions(&ask.ranges).map(|(_, regions)| regions * REGION)
+}
+
+pub(super) fn answer(
+    service: &Service,
+    ask: &Pull,
+    descriptors: &[OwnedFd],
+    claim: &mut Claim,
+) -> Reply {
     let [file] = descriptors else {
         let message = format!("a pull takes one descriptor, not {}", descriptors.len());
         return refuse(Reason::Descriptor, message);
     };
-    let checked = descriptor::check(file.as_fd(), service.volumes.devices(), Access::Pull);
+    let checked = descriptor::check(file.as_fd(), &service.volumes.devices(), Access::Pull);
     if let Err(error) = checked {
         return refuse(Reason::Descriptor, error.to_string());
     }
@@ -26,7 +37,7 @@ pub(super) fn answer(service: &Service, ask: &Pull, descriptors: &[OwnedFd]) -> 
         let message = format!("not at most {MAX_REGIONS} regions of 2 MiB at multiples of 2 MiB");
         return refuse(Reason::Range, message);
     };
-    let draw = match service.bill.draw(regions * REGION) {
+    let draw = match service.bill.draw(regions * REGION, claim) {
         Ok(draw) => draw,
         Err(Refusal::Full(full)) => return refuse(Reason::Busy, full.to_string()),
         Err(Refusal::Failed(error)) => return refuse(Reason::Internal, error.to_string()),

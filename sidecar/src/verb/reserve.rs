@@ -1,6 +1,6 @@
 //! `Reserve`: checks everything, draws the bytes from the grants, then allocates; whatever fails is undone.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use vineyard_charge::descriptor::{self, Access};
 use vineyard_charge::{Extent, PAGE};
@@ -8,32 +8,47 @@ use vineyard_proto::payer::{Reserve, Reserved, refused::Reason, reply::Body as R
 
 use super::{failure, refuse};
 use crate::bill::Refusal;
+use crate::grants::Claim;
 use crate::service::Service;
 
-pub(super) fn answer(service: &Service, ask: &Reserve, descriptors: &[OwnedFd]) -> Reply {
+/// What a reserve draws; `None` when a range is not acceptable. Each is below 2⁶³, and so is the sum of 200 files that fit
+/// on a volume; anything above is never granted.
+pub(crate) fn bytes(ask: &Reserve) -> Option<u64> {
+    ask.ranges.iter().try_fold(0_u64, |sum, range| {
+        Some(sum.saturating_add(whole_pages(range.offset, range.length)?))
+    })
+}
+
+/// Checks the descriptors and ranges of a reserve, and returns its extents and what it draws.
+pub(crate) fn check<'a>(
+    service: &Service,
+    ask: &Reserve,
+    descriptors: &'a [OwnedFd],
+) -> Result<(Vec<(BorrowedFd<'a>, Extent)>, u64), Reply> {
     if ask.ranges.len() != descriptors.len() {
         let message = format!(
             "{} ranges for {} descriptors",
             ask.ranges.len(),
             descriptors.len()
         );
-        return refuse(Reason::Descriptor, message);
+        return Err(refuse(Reason::Descriptor, message));
     }
+    let devices = service.volumes.devices();
     let mut extents = Vec::with_capacity(descriptors.len());
     let mut bytes = 0_u64;
     for (index, (range, file)) in ask.ranges.iter().zip(descriptors).enumerate() {
-        let checked = descriptor::check(file.as_fd(), service.volumes.devices(), Access::Reserve);
+        let checked = descriptor::check(file.as_fd(), &devices, Access::Reserve);
         if let Err(error) = checked {
-            return refuse(Reason::Descriptor, format!("descriptor {index}: {error}"));
+            let message = format!("descriptor {index}: {error}");
+            return Err(refuse(Reason::Descriptor, message));
         }
         let Some(pages) = whole_pages(range.offset, range.length) else {
             let message = format!(
                 "range {index}: {} bytes at {} are no range of a file",
                 range.length, range.offset
             );
-            return refuse(Reason::Range, message);
+            return Err(refuse(Reason::Range, message));
         };
-        // Each is below 2^63, and so is the sum of 200 files that fit on a volume; anything above is never granted.
         bytes = bytes.saturating_add(pages);
         let extent = Extent {
             offset: range.offset,
@@ -41,10 +56,23 @@ pub(super) fn answer(service: &Service, ask: &Reserve, descriptors: &[OwnedFd]) 
         };
         extents.push((file.as_fd(), extent));
     }
+    Ok((extents, bytes))
+}
+
+pub(super) fn answer(
+    service: &Service,
+    ask: &Reserve,
+    descriptors: &[OwnedFd],
+    claim: &mut Claim,
+) -> Reply {
+    let (extents, bytes) = match check(service, ask, descriptors) {
+        Ok(checked) => checked,
+        Err(refusal) => return refusal,
+    };
     if extents.is_empty() {
         return Reply::Reserved(Reserved {});
     }
-    let draw = match service.bill.draw(bytes) {
+    let draw = match service.bill.draw(bytes, claim) {
         Ok(draw) => draw,
         Err(Refusal::Full(full)) => return Reply::Full(full.into()),
         Err(Refusal::Failed(error)) => return refuse(Reason::Internal, error.to_string()),
