@@ -25,6 +25,15 @@ pub fn command_line() -> Result<&'static Path> {
     once(&BUILT, "VINEYARD_COMMAND_LINE", "vineyard")
 }
 
+/// The CSI driver and the retainer, built likewise.
+///
+/// # Errors
+/// When it does not build.
+pub fn driver() -> Result<&'static Path> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    once(&BUILT, "VINEYARD_CSI", "vineyard-csi")
+}
+
 /// The program of a package that has its name, or the one that the environment names.
 fn once(
     built: &'static OnceLock<Result<PathBuf, String>>,

@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod ledger;
 pub mod leftovers;
 pub mod model;
+pub mod node;
 pub mod pattern;
 pub mod performer;
 pub mod pod;
