@@ -214,6 +214,9 @@ impl HandOver<'_> {
     }
 
     fn in_time(&self) -> Result<(), Stop> {
+        if self.progress.is_stopped() {
+            return Err(Stop::TimeUp);
+        }
         match self.until {
             Some(until) if Instant::now() >= until => Err(Stop::TimeUp),
             _ => Ok(()),

@@ -577,9 +577,29 @@ fn a_pass_stops_when_its_time_is_up_and_another_finishes() {
     assert!(outcome.interrupted && !outcome.is_complete());
     assert_eq!(outcome.moved, 0);
     order.until = Some(Instant::now() + Duration::from_secs(600));
+    let calls = AtomicU64::new(0);
+    let progress = Progress::default();
+    let stop = || {
+        if calls.fetch_add(1, Ordering::Relaxed) == 1 {
+            progress.stop();
+        }
+    };
+    let during = During(&payer, &stop);
+    let stopped = HandOver {
+        layer: &order.layer,
+        stays: &|_| false,
+        payer: &during,
+        payer_owners: &order.owners,
+        exclusive: true,
+        slack: &Stingy,
+        progress: &progress,
+        until: None,
+    };
+    let stopped = stopped.run().unwrap();
+    assert!(stopped.interrupted && stopped.moved > 0 && stopped.moved < used);
     let outcome = order.run().unwrap();
     assert!(outcome.is_complete(), "{outcome:?}");
-    assert_eq!(outcome.moved, used);
+    assert_eq!(outcome.moved, used - stopped.moved);
 }
 
 #[test]
