@@ -1,22 +1,19 @@
 //! `create`: an object that is built in place, in memory that is already its own.
 
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-
-use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::mman::{MapFlags, ProtFlags};
-use nix::sys::stat::Mode;
-use nix::unistd::ftruncate;
-use std::io::IoSlice;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags};
+
 use crate::error::Error;
-use crate::fresh::{Bill, Fresh};
+use crate::fresh::Fresh;
 use crate::kind::Kind;
+use crate::lease;
 use crate::mapping::Mapping;
 use crate::object::{PutOptions, Ref};
-use crate::seal::{nobody_writes, refuse_holes};
+use crate::seal::refuse_holes;
 use crate::volume::Volume;
 
 const WRITABLE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
@@ -26,34 +23,27 @@ pub struct Draft {
     volume: Arc<Volume>,
     kind: Kind,
     mapping: Mapping,
-    /// Read-only, so that the mapping is the only way to write.
-    file: OwnedFd,
-    bill: Bill,
+    file: Fresh,
 }
 
 impl Volume {
-    /// Makes an object of `len` zero bytes to be filled in place. All of its pages are reserved now.
+    /// Makes an object of `len` bytes to be filled in place. All of its pages are reserved now, or were those of an object
+    /// that this process has removed: below 8 MiB they are zeros, from there on what they contain is not specified.
     ///
     /// # Errors
     /// [`Error::Full`] when it does not fit.
     pub fn create(self: &Arc<Self>, kind: Kind, len: u64) -> Result<Draft, Error> {
         let at = |errno| self.failed("create", errno, len);
         let size = usize::try_from(len).map_err(|_| Error::io("create", Errno::EFBIG))?;
-        let end = i64::try_from(len).map_err(|_| Error::io("create", Errno::EFBIG))?;
-        let writable = Fresh::new(self)?;
-        ftruncate(writable.as_fd(), end).map_err(at)?;
-        writable.reserve(self, 0, len)?;
+        let file = Fresh::sized(self, len)?;
+        file.reserve(self, 0, len)?;
         let mapping =
-            Mapping::new(writable.as_fd(), size, WRITABLE, MapFlags::MAP_SHARED).map_err(at)?;
-        let again = format!("/proc/self/fd/{}", writable.as_fd().as_raw_fd());
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let file = open(again.as_str(), flags, Mode::empty()).map_err(at)?;
+            Mapping::new(file.as_fd(), size, WRITABLE, MapFlags::MAP_SHARED).map_err(at)?;
         Ok(Draft {
             volume: Arc::clone(self),
             kind,
             mapping,
             file,
-            bill: writable.into_bill(),
         })
     }
 }
@@ -98,9 +88,8 @@ impl Draft {
             kind,
             mapping,
             file,
-            bill,
         } = self;
-        match sealed(&volume, kind, &mapping, &file, &bill, options) {
+        match sealed(&volume, kind, &mapping, file, options) {
             Ok(object) => Ok((object, mapping)),
             Err(error) => Err(SealError {
                 error,
@@ -131,27 +120,27 @@ fn sealed(
     volume: &Volume,
     kind: Kind,
     mapping: &Mapping,
-    file: &OwnedFd,
-    bill: &Bill,
+    mut file: Fresh,
     options: &PutOptions,
 ) -> Result<Ref, Error> {
     let len = mapping.len() as u64;
     let at = |errno| Error::io("seal", errno);
+    file.forbid_writing().map_err(at)?;
     mapping
         .replace(file.as_fd(), WRITABLE, MapFlags::MAP_PRIVATE)
         .map_err(at)?;
     // Where there are no leases nothing is proven, and a copy is safe.
-    if nobody_writes(file.as_fd()).unwrap_or(false) {
+    let alone = if file.is_recycled() {
+        lease::nobody_uses(file.as_fd())
+    } else {
+        lease::nobody_writes(file.as_fd())
+    };
+    if alone.unwrap_or(false) {
         refuse_holes(file.as_fd(), len)?;
-        let object = volume.seal_file(file.as_fd(), kind, len, options)?;
-        bill.settle();
-        return Ok(object);
+        return volume.seal_file(&file, kind, len, options);
     }
-    let copy = Fresh::new(volume)?;
-    copy.reserve(volume, 0, len)?;
-    volume.write_all(copy.as_fd(), &[IoSlice::new(mapping.as_slice())], 0)?;
-    let object = volume.seal_file(copy.as_fd(), kind, len, options)?;
-    copy.settle();
+    let copy = volume.copied(mapping.as_slice())?;
+    let object = volume.seal_file(&copy, kind, len, options)?;
     let file = volume
         .open_object(&crate::name::ObjectFile::new(object.id, object.kind))
         .map_err(at)?;

@@ -8,7 +8,6 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::errno::Errno;
 use nix::sys::statfs::fstatfs;
-use nix::unistd::ftruncate;
 use vineyard_charge::{Full, Limit};
 
 use crate::copy;
@@ -27,17 +26,14 @@ const WINDOWS: u64 = 4;
 const WORKERS: usize = 2;
 
 impl Volume {
-    /// Reserves `len` bytes of `file` and writes `content` to it.
+    /// Reserves what `file`, which is `len` bytes long, lacks of its pages, and writes `content` to it.
     pub(crate) fn fill(
         &self,
         file: &Fresh,
         content: &[IoSlice<'_>],
         len: u64,
     ) -> Result<(), Error> {
-        let end = i64::try_from(len).map_err(|_| Error::io("put", Errno::EFBIG))?;
-        self.refuse_too_large(len)?;
-        // Huge pages are only made below the end of the file.
-        ftruncate(file.as_fd(), end).map_err(|errno| self.failed("put", errno, len))?;
+        self.refuse_too_large(len, len.saturating_sub(file.resident()))?;
         let window = (len / WINDOWS)
             .clamp(SMALLEST_WINDOW, LARGEST_WINDOW)
             .next_multiple_of(HUGE as u64);
@@ -95,16 +91,16 @@ impl Volume {
     }
 
     /// Says so at once when it cannot fit, rather than after having filled the volume.
-    fn refuse_too_large(&self, len: u64) -> Result<(), Error> {
+    fn refuse_too_large(&self, len: u64, missing: u64) -> Result<(), Error> {
         let free = || {
             let fs = fstatfs(self.tree().objects.as_fd()).ok()?;
             let unlimited = fs.blocks() == 0;
             (!unlimited)
                 .then(|| fs.blocks_available() * u64::try_from(fs.block_size()).unwrap_or(4096))
         };
-        if free().is_some_and(|free| free < len) {
+        if free().is_some_and(|free| free < missing) {
             self.make_room(Limit::Volume);
-            if free().is_some_and(|free| free < len) {
+            if free().is_some_and(|free| free < missing) {
                 return Err(self.full(len));
             }
         }

@@ -1,26 +1,41 @@
-//! A file that is being filled: unnamed, so that the kernel frees it with its last descriptor, and with a note of what
-//! was reserved for it, so that the payer hears of it when nothing comes of it.
+//! A file that is being filled: nobody else has it open, and a note of what was reserved for it lets the payer hear of it
+//! when nothing comes of it. It is unnamed, so that the kernel frees it with its last descriptor, or recycled.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::mman::{MapFlags, ProtFlags};
+use nix::sys::stat::{Mode, fstat, futimens};
+use nix::sys::time::TimeSpec;
+use nix::unistd::ftruncate;
 use vineyard_charge::Payer;
 
 use crate::error::Error;
+use crate::lease;
+use crate::mapping::{Mapping, PAGE};
+use crate::recycle::{InTrash, Recycled};
+use crate::tree::Tree;
 use crate::volume::Volume;
 
-/// An unnamed file and its bill. Dropped before it is sealed, it leaves nothing.
+/// A file and its bill. Dropped before it is sealed, it leaves nothing.
 #[derive(Debug)]
 pub(crate) struct Fresh {
-    // Closed first: only then the pages are free.
+    /// Its name so far, if it is recycled.
+    place: Option<InTrash>,
+    // Closed before the bill is settled: only then the pages are free.
     file: OwnedFd,
     bill: Bill,
+    /// Bytes that are allocated already, from the start: pages of the object that it was.
+    resident: u64,
 }
 
 /// Reserved bytes that are given back unless they are settled.
 #[derive(Debug)]
-pub(crate) struct Bill {
+struct Bill {
     payer: Option<Arc<dyn Payer>>,
     bytes: AtomicU64,
 }
@@ -37,13 +52,73 @@ impl Fresh {
             payer: volume.payer().cloned(),
             bytes: bytes.into(),
         };
-        Self { file, bill }
+        Self {
+            place: None,
+            file,
+            bill,
+            resident: 0,
+        }
     }
 
-    /// Reserves the pages of a range.
+    /// A file of `len` bytes. Without pages, or with those of an object that this process has removed: then what it
+    /// contains is anything.
+    pub(crate) fn sized(volume: &Volume, len: u64) -> Result<Self, Error> {
+        let end = i64::try_from(len).map_err(|_| Error::io("put", Errno::EFBIG))?;
+        while let Some(recycled) = volume.recycling().take(len) {
+            let mut file = Self::recycled(recycled, volume);
+            if file.cut(end).is_ok() {
+                return Ok(file);
+            }
+        }
+        let file = Self::new(volume)?;
+        ftruncate(file.as_fd(), end).map_err(|errno| volume.failed("put", errno, len))?;
+        Ok(file)
+    }
+
+    fn recycled(recycled: Recycled, volume: &Volume) -> Self {
+        Self {
+            place: Some(recycled.place),
+            resident: recycled.bytes,
+            ..Self::reserved(recycled.file, volume, recycled.bytes)
+        }
+    }
+
+    /// Makes a recycled file `end` bytes long.
+    fn cut(&mut self, end: i64) -> Result<(), Errno> {
+        ftruncate(self.file.as_fd(), end)?;
+        let kept = u64::try_from(end)
+            .unwrap_or(0)
+            .next_multiple_of(PAGE)
+            .min(self.resident);
+        if kept == self.resident {
+            return Ok(());
+        }
+        // A huge page that the end falls into has to be split, and that may fail.
+        let stat = fstat(self.file.as_fd())?;
+        if u64::try_from(stat.st_blocks).unwrap_or(0) * 512 != kept {
+            return Err(Errno::EBUSY);
+        }
+        self.trimmed(self.resident - kept);
+        self.resident = kept;
+        Ok(())
+    }
+
+    /// Whether it was another object before.
+    pub(crate) fn is_recycled(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// Bytes that are allocated already, from the start.
+    pub(crate) fn resident(&self) -> u64 {
+        self.resident
+    }
+
+    /// Reserves the pages of a range, as far as they are not there.
     pub(crate) fn reserve(&self, volume: &Volume, offset: u64, length: u64) -> Result<(), Error> {
-        volume.reserve(self.file.as_fd(), offset, length)?;
-        self.bill.bytes.fetch_add(length, Ordering::Relaxed);
+        let from = offset.max(self.resident);
+        let missing = (offset + length).saturating_sub(from);
+        volume.reserve(self.file.as_fd(), from, missing)?;
+        self.bill.bytes.fetch_add(missing, Ordering::Relaxed);
         Ok(())
     }
 
@@ -57,21 +132,66 @@ impl Fresh {
         }
     }
 
-    /// The file is sealed and keeps its pages.
-    pub(crate) fn settle(&self) {
-        self.bill.settle();
+    /// Opens the file for reading only, in place of the descriptor that could write.
+    pub(crate) fn forbid_writing(&mut self) -> Result<(), Errno> {
+        self.let_others_open();
+        let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        self.file = open(again.as_str(), flags, Mode::empty())?;
+        Ok(())
     }
 
-    /// The bill alone, for whoever holds the pages by a mapping.
-    pub(crate) fn into_bill(self) -> Bill {
-        self.bill
+    fn let_others_open(&self) {
+        if self.is_recycled() {
+            lease::release(self.file.as_fd());
+        }
+    }
+
+    /// Whether nobody else has got hold of the file. From here on nobody is kept off any more: it is about to be sealed.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        if !self.is_recycled() {
+            return true;
+        }
+        let held = lease::is_held(self.file.as_fd());
+        self.let_others_open();
+        held || lease::nobody_uses(self.file.as_fd()).unwrap_or(false)
+    }
+
+    /// Gives the file its name among the objects.
+    pub(crate) fn link(&self, tree: &Tree, object: &str) -> Result<(), Errno> {
+        let Some(place) = &self.place else {
+            return tree.link_as(self.as_fd(), tree.objects.as_fd(), object);
+        };
+        futimens(self.as_fd(), &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW)?;
+        place.move_to(object)
+    }
+
+    /// The file is sealed and keeps its pages.
+    pub(crate) fn settle(&self) {
+        self.bill.bytes.store(0, Ordering::Relaxed);
     }
 }
 
-impl Bill {
-    /// The file is sealed and keeps its pages.
-    pub(crate) fn settle(&self) {
-        self.bytes.store(0, Ordering::Relaxed);
+impl Volume {
+    /// Another file with the first `len` bytes of this one.
+    pub(crate) fn copy_of(&self, file: &Fresh, len: u64) -> Result<Fresh, Error> {
+        let size = usize::try_from(len).map_err(|_| Error::io("seal", Errno::EFBIG))?;
+        let mapping = Mapping::new(
+            file.as_fd(),
+            size,
+            ProtFlags::PROT_READ,
+            MapFlags::MAP_SHARED,
+        )
+        .map_err(|errno| Error::io("seal", errno))?;
+        self.copied(mapping.as_slice())
+    }
+
+    /// A file that holds `bytes`.
+    pub(crate) fn copied(&self, bytes: &[u8]) -> Result<Fresh, Error> {
+        let copy = Fresh::new(self)?;
+        copy.reserve(self, 0, bytes.len() as u64)?;
+        self.write_all(copy.as_fd(), &[IoSlice::new(bytes)], 0)?;
+        Ok(copy)
     }
 }
 

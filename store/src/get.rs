@@ -5,8 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::openat;
-use nix::sys::stat::{FileStat, Mode as FileMode, SFlag, fstat};
+use nix::fcntl::{AtFlags, openat};
+use nix::sys::stat::{FileStat, Mode as FileMode, SFlag, fstat, fstatat};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::sys::uio::pread;
 
@@ -16,6 +16,7 @@ use crate::mapping::{Mapping, PAGE};
 use crate::name::{Name, ObjectFile};
 use crate::naming::{Entry, TRIES};
 use crate::object::{Content, Key, Mode, Object};
+use crate::recycle::SMALLEST;
 use crate::tree::READ;
 use crate::volume::Volume;
 
@@ -36,11 +37,18 @@ impl Volume {
     pub fn get(&self, key: Key<'_>, mode: Mode) -> Result<Object, Error> {
         match key {
             Key::Name(name) => match self.open_name(name)? {
-                Found::Object(object, file) => Ok(Object {
-                    id: Some(object.id),
-                    kind: object.kind,
-                    content: self.content(file.as_fd(), mode, name.as_str())?,
-                }),
+                Found::Object(object, file) => {
+                    let content = match self.content(&object, file.as_fd(), mode, name.as_str()) {
+                        // It was re-pointed meanwhile, or removed.
+                        Err(Error::NotFound { .. }) => return self.get(key, mode),
+                        other => other?,
+                    };
+                    Ok(Object {
+                        id: Some(object.id),
+                        kind: object.kind,
+                        content,
+                    })
+                }
                 Found::Below => self.get_member(name, mode),
                 Found::Plain(file) => Ok(Object {
                     id: None,
@@ -50,7 +58,7 @@ impl Volume {
             },
             Key::Object(..) | Key::Id(_) => {
                 let (object, file) = self.open_id(key)?;
-                let content = self.content(file.as_fd(), mode, object.as_str())?;
+                let content = self.content(&object, file.as_fd(), mode, object.as_str())?;
                 Ok(Object {
                     id: Some(object.id),
                     kind: object.kind,
@@ -102,12 +110,26 @@ impl Volume {
 
     /// Opens a sealed object.
     pub(crate) fn open_object(&self, object: &ObjectFile) -> Result<OwnedFd, Errno> {
-        openat(
-            self.tree().objects.as_fd(),
-            object.as_str(),
-            READ,
-            FileMode::empty(),
-        )
+        let objects = self.tree().objects.as_fd();
+        match openat(objects, object.as_str(), READ, FileMode::empty()) {
+            // It was removed just now, and its file is being recycled.
+            Err(Errno::EAGAIN) => Err(Errno::ENOENT),
+            other => other,
+        }
+    }
+
+    /// Refuses an object that was removed while it was being opened, after its name was found: its file may have been
+    /// emptied since, or be another object. One that is still there now, and open, stays what it is.
+    pub(crate) fn refuse_removed(&self, object: &ObjectFile, stat: &FileStat) -> Result<(), Error> {
+        if (1..SMALLEST).contains(&u64::try_from(stat.st_size).unwrap_or(0)) {
+            return Ok(());
+        }
+        let objects = self.tree().objects.as_fd();
+        match fstatat(objects, object.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Ok(now) if now.st_ino == stat.st_ino => Ok(()),
+            Ok(_) | Err(Errno::ENOENT) => Err(Error::not_found(object.as_str())),
+            Err(errno) => Err(Error::io(object.as_str(), errno)),
+        }
     }
 
     /// Opens an object by its id.
@@ -123,6 +145,7 @@ impl Volume {
     /// Reads or maps a sealed file.
     pub(crate) fn content(
         &self,
+        object: &ObjectFile,
         file: BorrowedFd<'_>,
         mode: Mode,
         key: &str,
@@ -137,6 +160,7 @@ impl Volume {
             }
             let stat = fstat(file).map_err(at)?;
             let len = regular(&stat, key)?;
+            self.refuse_removed(object, &stat)?;
             if len <= MAX_READ {
                 let mut bytes = scratch[..n].to_vec();
                 read_rest(file, &mut bytes, len, key)?;

@@ -97,6 +97,7 @@ impl Volume {
         let stat = fstat(file.as_fd()).map_err(|errno| Error::io(name.as_str(), errno))?;
         let len = usize::try_from(regular(&stat, &name)?)
             .map_err(|_| Error::io(name.as_str(), Errno::EFBIG))?;
+        self.refuse_removed(&object, &stat)?;
         refuse_sparse(file.as_fd(), &stat, &name)?;
         let (prot, flags) = mode.protection();
         let mapping = Mapping::new(file.as_fd(), len, prot, flags)
@@ -147,6 +148,9 @@ impl Volume {
             let beginning = Name::new(&name.as_str()[..at])?;
             match self.open_name(&beginning) {
                 Ok(Found::Object(object, file)) if object.kind == Kind::Pack => {
+                    let stat = fstat(file.as_fd())
+                        .map_err(|errno| Error::io(beginning.as_str(), errno))?;
+                    self.refuse_removed(&object, &stat)?;
                     return Ok(((beginning, object.id), &name.as_str()[at + 1..], file));
                 }
                 // A directory: the pack may be deeper.

@@ -30,10 +30,11 @@ impl Volume {
         options: &PutOptions,
     ) -> Result<Ref, Error> {
         let len = content.iter().map(|s| s.len() as u64).sum();
-        let file = self.filled(content, len, options)?;
-        let sealed = self.seal_file(file.as_fd(), kind, len, options)?;
-        file.settle();
-        Ok(sealed)
+        let mut file = self.filled(content, len, options)?;
+        if !file.is_exclusive() {
+            file = self.copy_of(&file, len)?;
+        }
+        self.seal_file(&file, kind, len, options)
     }
 
     /// A file that holds `content` and that nobody sees yet.
@@ -51,7 +52,7 @@ impl Volume {
         }
         if len >= HUGE as u64 {
             self.refuse_taken(options)?;
-            let file = Fresh::new(self)?;
+            let file = Fresh::sized(self, len)?;
             self.fill(&file, content, len)?;
             return Ok(file);
         }

@@ -1,6 +1,7 @@
 //! Removal: names own their objects, and an object that somebody may still map goes through the trash.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -11,10 +12,11 @@ use crate::error::Error;
 use crate::get::MAX_READ;
 use crate::id::ObjectId;
 use crate::kind::Kind;
+use crate::lease::nobody_uses;
 use crate::name::{Name, ObjectFile};
 use crate::naming::Entry;
 use crate::object::Key;
-use crate::seal::nobody_uses;
+use crate::recycle::SMALLEST;
 use crate::tree::{READ, Tree};
 use crate::volume::Volume;
 
@@ -157,15 +159,16 @@ impl Volume {
     pub(crate) fn discard(&self, object: &ObjectFile) -> Result<bool, Error> {
         let tree = self.tree();
         let at = |errno| Error::io(object.as_str(), errno);
-        let len = match fstatat(
+        let stat = match fstatat(
             tree.objects.as_fd(),
             object.as_str(),
             AtFlags::AT_SYMLINK_NOFOLLOW,
         ) {
-            Ok(stat) => u64::try_from(stat.st_size).unwrap_or(0),
+            Ok(stat) => stat,
             Err(Errno::ENOENT) => return Ok(false),
             Err(errno) => return Err(at(errno)),
         };
+        let len = u64::try_from(stat.st_size).unwrap_or(0);
         if len <= MAX_READ {
             return Tree::unlink(tree.objects.as_fd(), object.as_str()).map_err(at);
         }
@@ -179,18 +182,25 @@ impl Volume {
             Err(Errno::ENOENT) => return Ok(false),
             Err(errno) => return Err(at(errno)),
         }
-        self.bury(object.as_str(), false);
+        let recycled = len >= SMALLEST
+            && self.recycling().knows(object.id, &stat)
+            && self.recycling().keep(object, || self.payable());
+        if !recycled {
+            self.bury(object.as_str(), false);
+        }
         Ok(true)
     }
 
     /// Unlinks a file of the trash if nobody has it open or mapped, or if that may not be asked, because it belongs to
-    /// another user, and `unasked` is set. Returns whether it is gone.
-    pub(crate) fn bury(&self, name: &str, unasked: bool) -> bool {
+    /// another user, and `unasked` is set.
+    pub(crate) fn bury(&self, name: &str, unasked: bool) -> Burial {
         let trash = self.tree().trash.as_fd();
-        let Ok(file) = openat(trash, name, READ, Mode::empty()) else {
-            return false;
+        let file = match openat(trash, name, READ, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::EAGAIN) => return Burial::Recycled,
+            Err(_) => return Burial::Used,
         };
-        match nobody_uses(file.as_fd()) {
+        let gone = match nobody_uses(file.as_fd()) {
             Ok(true) => Tree::unlink(trash, name).is_ok(),
             Err(Errno::EACCES) if unasked => Tree::unlink(trash, name).is_ok(),
             // A file system without leases: nobody will ever know.
@@ -199,16 +209,28 @@ impl Volume {
             }
             // In use, or not ours to ask about.
             Ok(false) | Err(_) => false,
-        }
+        };
+        if gone { Burial::Gone } else { Burial::Used }
     }
 
-    /// Unlinks what nobody maps any more, and as [`bury`](Self::bury) says. Returns how many objects went.
-    pub(crate) fn empty_trash(&self, unasked: bool) -> Result<u64, Error> {
-        let mut gone = 0;
-        self.each_of_trash(|volume, name| {
-            gone += u64::from(volume.bury(name, unasked));
-        })?;
-        Ok(gone)
+    /// Unlinks what nobody maps any more, and as [`bury`](Self::bury) says. To try to open a recycled file has its owner
+    /// free it, for which he gets a moment.
+    pub(crate) fn empty_trash(&self, unasked: bool) -> Result<Emptied, Error> {
+        let mut emptied = Emptied::default();
+        for turn in 0..TURNS {
+            let (mut used, mut recycled) = (0, 0);
+            self.each_of_trash(|volume, name| match volume.bury(name, unasked) {
+                Burial::Gone => emptied.gone += 1,
+                Burial::Used => used += 1,
+                Burial::Recycled => recycled += 1,
+            })?;
+            emptied.used = used;
+            if recycled == 0 || turn + 1 == TURNS {
+                break;
+            }
+            std::thread::sleep(MOMENT);
+        }
+        Ok(emptied)
     }
 
     /// Allocated bytes and number of the objects in the trash.
@@ -265,6 +287,28 @@ impl Volume {
             }
         }
     }
+}
+
+/// How long the owner of a recycled file may take to free it, and how often one looks meanwhile.
+const MOMENT: Duration = Duration::from_millis(2);
+const TURNS: u32 = 20;
+
+/// What became of a file in the trash.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Burial {
+    Gone,
+    /// Somebody has it open or mapped, or it is not ours to ask about.
+    Used,
+    /// It is kept for its pages by whoever removed it.
+    Recycled,
+}
+
+/// What emptying the trash came to, in objects.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Emptied {
+    pub(crate) gone: u64,
+    /// Still in use.
+    pub(crate) used: u64,
 }
 
 /// What was moved from its place to `tmp/`, in one step: so it is known for certain what a removed name pointed to.

@@ -9,37 +9,44 @@ use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::symlinkat;
 
 use crate::error::Error;
+use crate::fresh::Fresh;
 use crate::id::ObjectId;
 use crate::kind::Kind;
 use crate::mapping::PAGE;
 use crate::name::{Name, ObjectFile};
 use crate::object::{PutOptions, Ref};
+use crate::recycle::SMALLEST;
 use crate::tree::Tree;
 use crate::volume::Volume;
 
 /// Objects of at least this many bytes leave a note until they are named. For smaller ones that would double the work,
 /// and a process must die between two system calls to leave one behind.
 const ANNOUNCED: u64 = 1 << 20;
-/// From `fcntl.h`; libc does not have it.
-const F_SETSIG: libc::c_int = 10;
 
 impl Volume {
-    /// Links a filled, unnamed file and names it. If that fails, the object is gone again.
+    /// Links a filled file that nobody else knows, and names it. If that fails, the object is gone again.
     pub(crate) fn seal_file(
         &self,
-        file: BorrowedFd<'_>,
+        file: &Fresh,
         kind: Kind,
         len: u64,
         options: &PutOptions,
     ) -> Result<Ref, Error> {
         let tree = self.tree();
+        let mut copy = None;
         let notes = loop {
+            let file = copy.as_ref().unwrap_or(file);
             let id = ObjectId::random().map_err(|errno| Error::io("getrandom", errno))?;
             let object = ObjectFile::new(id, kind);
             let notes = Notes::leave(self, &object, len, options)?;
-            match tree.link_as(file, tree.objects.as_fd(), object.as_str()) {
+            match file.link(tree, object.as_str()) {
                 Ok(()) => break notes,
                 Err(Errno::EEXIST) => notes.withdraw(self),
+                // Somebody who needed room removed its name from the trash.
+                Err(Errno::ENOENT) if file.is_recycled() => {
+                    notes.withdraw(self);
+                    copy = Some(self.copy_of(file, len)?);
+                }
                 Err(errno) => {
                     notes.withdraw(self);
                     return Err(self.failed(".vineyard/objects", errno, len));
@@ -56,6 +63,11 @@ impl Volume {
             return Err(error);
         }
         notes.named(self);
+        let file = copy.as_ref().unwrap_or(file);
+        file.settle();
+        if len >= SMALLEST {
+            self.recycling().made(notes.object.id, file.as_fd());
+        }
         Ok(Ref {
             id: notes.object.id,
             kind,
@@ -145,35 +157,4 @@ pub(crate) fn refuse_holes(file: BorrowedFd<'_>, len: u64) -> Result<(), Error> 
         return Ok(());
     }
     Err(Error::Holes { allocated, len })
-}
-
-/// A lease that is granted proves that nobody has the file open for writing. It is given up at once: whoever holds a
-/// lease gets a signal when somebody opens the file.
-pub(crate) fn nobody_writes(file: BorrowedFd<'_>) -> Result<bool, Errno> {
-    lease(file, libc::F_RDLCK)
-}
-
-/// The same for any other use of the file: open or mapped.
-pub(crate) fn nobody_uses(file: BorrowedFd<'_>) -> Result<bool, Errno> {
-    lease(file, libc::F_WRLCK)
-}
-
-fn lease(file: BorrowedFd<'_>, kind: libc::c_int) -> Result<bool, Errno> {
-    use std::os::fd::AsRawFd;
-    let fd = file.as_raw_fd();
-    // SIGIO kills by default; in the moment that the lease is held, a breaker sends SIGURG, which is ignored by default.
-    // SAFETY: plain fcntl calls on a borrowed, open descriptor.
-    let granted = unsafe {
-        Errno::result(libc::fcntl(fd, F_SETSIG, libc::SIGURG))?;
-        Errno::result(libc::fcntl(fd, libc::F_SETLEASE, kind))
-    };
-    match granted {
-        Ok(_) => {
-            // SAFETY: as above.
-            Errno::result(unsafe { libc::fcntl(fd, libc::F_SETLEASE, libc::F_UNLCK) })?;
-            Ok(true)
-        }
-        Err(Errno::EAGAIN) => Ok(false),
-        Err(errno) => Err(errno),
-    }
 }

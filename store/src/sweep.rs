@@ -44,8 +44,8 @@ impl Volume {
         self.sweep_expired(&mut report)?;
         self.sweep_tmp(&mut report, LITTER)?;
         report.litter += self.sweep_links()?;
-        report.trash = self.empty_trash(false)?;
-        report.mapped = self.trash_bytes()?.1;
+        let emptied = self.empty_trash(false)?;
+        (report.trash, report.mapped) = (emptied.gone, emptied.used);
         Ok(report)
     }
 

@@ -81,12 +81,15 @@ impl Volume {
         let fs = fstatfs(tree.root.as_fd()).map_err(|errno| Error::io("statfs", errno))?;
         let block = u64::try_from(fs.block_size()).unwrap_or(4096);
         let (trash, trash_objects) = self.trash_bytes()?;
+        // What this process keeps for its next objects is free for whoever asks.
+        let (kept, kept_objects) = self.recycling().held();
+        let used = fs.blocks().saturating_sub(fs.blocks_free()) * block;
         Ok(Usage {
             capacity: fs.blocks() * block,
-            used: fs.blocks().saturating_sub(fs.blocks_free()) * block,
-            free: fs.blocks_available() * block,
-            trash,
-            trash_objects,
+            used: used.saturating_sub(kept),
+            free: fs.blocks_available() * block + kept,
+            trash: trash.saturating_sub(kept),
+            trash_objects: trash_objects.saturating_sub(kept_objects),
             free_files: fs.files_free(),
         })
     }

@@ -9,6 +9,7 @@ use vineyard_charge::{Extent, Full, Limit, OwnPayer, Payer, ReserveError};
 
 use crate::error::Error;
 use crate::mapping::PAGE;
+use crate::recycle::Recycling;
 use crate::stock::{Stock, TakeError};
 use crate::tree::Tree;
 
@@ -36,6 +37,7 @@ pub struct Volume {
     tree: Arc<Tree>,
     payer: Option<Arc<dyn Payer>>,
     stock: Stock,
+    recycling: Recycling,
     /// Bills nobody but the caller, as any write does, but with huge pages.
     own: OwnPayer,
 }
@@ -50,10 +52,12 @@ impl Volume {
         let tree = Tree::open(root, options.create, options.payer.as_deref())?;
         let tree = Arc::new(tree);
         let stock = Stock::new(Arc::clone(&tree), options.payer.clone());
+        let recycling = Recycling::new(Arc::clone(&tree), options.payer.clone());
         Ok(Self {
             tree,
             payer: options.payer,
             stock,
+            recycling,
             own: OwnPayer::new(),
         })
     }
@@ -76,6 +80,19 @@ impl Volume {
 
     pub(crate) fn payer(&self) -> Option<&Arc<dyn Payer>> {
         self.payer.as_ref()
+    }
+
+    pub(crate) fn recycling(&self) -> &Recycling {
+        &self.recycling
+    }
+
+    /// Bytes that fit below the limits of whoever pays, as far as this process knows them.
+    pub(crate) fn payable(&self) -> u64 {
+        match self.payer {
+            // A payer in another process has limits of its own.
+            Some(_) => u64::MAX,
+            None => self.own.free(),
+        }
     }
 
     /// Allocates the pages of a range of `file` on the bill.
@@ -119,12 +136,14 @@ impl Volume {
     /// parent's stock. Otherwise this happens at the child's first `put`.
     pub fn after_fork_in_child(&self) {
         self.stock.after_fork_in_child();
+        self.recycling.after_fork_in_child();
     }
 
     /// Frees what this process holds in reserve and what nobody maps any more. In a full volume also the trash of other
     /// users goes, whether it is mapped or not: that cannot be asked, and its last view frees it either way.
     pub(crate) fn make_room(&self, limit: Limit) {
         self.stock.give_back();
+        self.recycling.free();
         let _ = self.empty_trash(limit == Limit::Volume);
     }
 

@@ -141,11 +141,8 @@ impl Writer {
         let stat = fstat(self.file.as_fd()).map_err(at)?;
         let allocated = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
         self.file.trimmed(self.reserved.saturating_sub(allocated));
-        let object = self
-            .volume
-            .seal_file(self.file.as_fd(), self.kind, self.len, options)?;
-        self.file.settle();
-        Ok(object)
+        self.volume
+            .seal_file(&self.file, self.kind, self.len, options)
     }
 
     /// Reserves at least up to `end`, better a step further. Without a bill the first 2 MiB need no reserve: it is

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::body::Body;
 use crate::model::{Model, Place};
 use crate::pattern::Pattern;
+use crate::recharge;
 
 /// Bytes that are compared at once; a multiple of 8.
 const PIECE: usize = 1 << 20;
@@ -19,7 +20,7 @@ const PIECE: usize = 1 << 20;
 pub struct Shown {
     /// Files of `objects/` and their inodes.
     pub objects: BTreeMap<String, u64>,
-    /// Files of `trash/` and their inodes.
+    /// Files of `trash/` and their inodes, without those that somebody builds another object in.
     pub trash: BTreeMap<String, u64>,
     /// Ordinary files and their inodes.
     pub plain: BTreeMap<String, u64>,
@@ -42,7 +43,7 @@ impl Shown {
         let own = root.join(".vineyard");
         let mut shown = Self {
             objects: inodes(&own.join("objects"))?,
-            trash: inodes(&own.join("trash"))?,
+            trash: trash(&own.join("trash"))?,
             tmp: inodes(&own.join("tmp"))?.into_keys().collect(),
             ..Self::default()
         };
@@ -96,6 +97,23 @@ impl Shown {
 
 fn stream_of(below: &str) -> String {
     below.trim_end_matches('/').into()
+}
+
+/// What a client has recycled it holds a lease on: the kernel lets nobody else open it.
+fn trash(directory: &Path) -> Result<BTreeMap<String, u64>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        match recharge::open(&entry.path()) {
+            Ok(file) => {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                all.insert(name, file.metadata()?.ino());
+            }
+            Err(error) if recharge::is_recycled(&error) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(all)
 }
 
 fn inodes(directory: &Path) -> Result<BTreeMap<String, u64>> {

@@ -27,8 +27,13 @@ const TRIES: usize = 50;
 pub fn survey(root: &Path) -> Result<Bill> {
     let ledger = Ledger::of(root)?;
     let tree = ledger.tree;
+    // What a client has recycled is out of everybody's reach, like a file that has no name yet.
+    let recycled = tree
+        .skipped
+        .iter()
+        .filter(|s| s.path.starts_with(".vineyard/trash") && s.reason.contains("lease"));
     ensure!(
-        tree.skipped_count == 0 && tree.unseen == 0,
+        tree.skipped_count == recycled.count() as u64 && tree.unseen == 0,
         "{} bytes unseen, skipped {:?}",
         tree.unseen,
         tree.skipped

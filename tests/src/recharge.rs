@@ -1,7 +1,9 @@
 //! The driver's part of a recharge, as root: moves what some cgroups pay for a volume to a payer.
 
 use std::fs::{self, File};
+use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -100,6 +102,21 @@ pub fn recharge(
     Ok(done)
 }
 
+/// Opens a file without waiting for somebody who holds a lease on it.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn open(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
+}
+
+/// Whether a file of the trash could not be opened because somebody recycles it, or has done so.
+#[must_use]
+pub fn is_recycled(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotFound)
+}
+
 fn charged_files(
     directory: &Path,
     to: &[CgroupId],
@@ -111,7 +128,11 @@ fn charged_files(
         if !entry.file_type()?.is_file() {
             continue;
         }
-        let summary = surveyor.summary(File::open(entry.path())?.as_fd())?;
+        let file = match open(&entry.path()) {
+            Err(error) if is_recycled(&error) => continue,
+            other => other?,
+        };
+        let summary = surveyor.summary(file.as_fd())?;
         if to.iter().any(|owner| summary.owners.contains_key(owner)) {
             files.push(entry.path());
         }

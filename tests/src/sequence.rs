@@ -25,7 +25,7 @@ use crate::recharge::recharge;
 use crate::steps::{PODS, Step};
 
 /// Capacity of the volume: sequences fill it now and then.
-const SIZE: u64 = 48 << 20;
+const SIZE: u64 = 64 << 20;
 
 /// What a client may hold reserved ahead of need, and what a reserve may need beyond its bytes.
 const AHEAD: u64 = 2 << 20;

@@ -16,6 +16,9 @@ const STEPS: u64 = 28;
 /// Most members of a pack.
 const MEMBERS: u64 = 12;
 
+/// Objects of so many bytes and more are recycled.
+const RECYCLED: u64 = 8 << 20;
+
 /// Where the ways of the store part: pages, regions, what is read or mapped, copied or collapsed.
 const BORDERS: [u64; 8] = [
     0,
@@ -77,6 +80,17 @@ pub enum Step {
         from: u64,
         /// The other name.
         to: u64,
+    },
+    /// The client puts a large object, removes it, and at once puts or builds another, in whose file its pages may be.
+    Again {
+        /// The pod.
+        pod: usize,
+        /// The name.
+        name: u64,
+        /// Bytes of the first and of the second.
+        lens: (u64, u64),
+        /// The second is built in place and held as a draft.
+        in_place: bool,
     },
     /// The client makes an object in place and holds it.
     Create {
@@ -218,6 +232,7 @@ impl Step {
             | Self::PutExpiring { pod, .. }
             | Self::PutMany { pod, .. }
             | Self::Write { pod, .. }
+            | Self::Again { pod, .. }
             | Self::Link { pod, .. }
             | Self::Create { pod, .. }
             | Self::Seal { pod, .. }
@@ -336,10 +351,19 @@ fn changing(random: &mut Random, pod: usize) -> Step {
             from: random.below(NAMES),
             to: random.below(NAMES),
         },
-        57..67 => Step::Seal {
+        57..63 => Step::Seal {
             pod,
             name,
             which: random.bits(),
+        },
+        63..67 => Step::Again {
+            pod,
+            name: random.below(NAMES),
+            lens: (
+                RECYCLED + random.below(RECYCLED / 4),
+                RECYCLED + random.below(RECYCLED / 4),
+            ),
+            in_place: random.chance(50),
         },
         67..79 => Step::Remove {
             pod,
@@ -399,7 +423,7 @@ mod tests {
         let mut kinds: Vec<_> = steps.iter().map(std::mem::discriminant).collect();
         kinds.dedup();
         let kinds: std::collections::HashSet<_> = kinds.into_iter().collect();
-        assert_eq!(kinds.len(), 22);
+        assert_eq!(kinds.len(), 23);
         let inside = |s: &Step| matches!(s, Step::KillClient { what, .. } if matches!(**what, Step::Seal { .. }));
         assert!(steps.iter().any(inside));
     }

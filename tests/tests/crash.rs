@@ -12,8 +12,8 @@ use vineyard_tests::watchdog::deadline;
 const CLIENT: &str = env!("CARGO_BIN_EXE_vineyard-test-client");
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// Small: by the stock; middle: through the trash; large: collapsed.
-const LENGTHS: [u64; 3] = [5_000, 70_000, (2 << 20) + 5_000];
+/// Small: by the stock; middle: through the trash; large: collapsed; larger: recycled when it is removed.
+const LENGTHS: [u64; 4] = [5_000, 70_000, (2 << 20) + 5_000, (9 << 20) + 5_000];
 
 fn put(pod: usize, name: u64, len: u64) -> Step {
     Step::Put {
@@ -177,6 +177,32 @@ fn a_client_killed_anywhere_in_a_removal_leaves_the_object_or_nothing() -> Resul
         let release = Step::Release { pod: 1, which: 0 };
         let held = [release, put(0, 0, len), hold(1, 0), remove.clone()];
         kill_at_every_stop(&format!("removal of {len} that is mapped"), &held)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_client_killed_anywhere_in_another_object_that_gets_the_pages_of_a_removed_one_leaves_nothing()
+-> Result<()> {
+    skip_unless_possible!();
+    for in_place in [false, true] {
+        let lens = ((9 << 20) + 5_000, 8 << 20);
+        let (pod, name) = (0, 0);
+        let again = Step::Again {
+            pod,
+            name,
+            lens,
+            in_place,
+        };
+        let seal = Step::Seal {
+            pod,
+            name: Some(name),
+            which: 0,
+        };
+        kill_at_every_stop(&format!("again, in place: {in_place}"), &[again.clone()])?;
+        if in_place {
+            kill_at_every_stop("seal of what was built in such a file", &[again, seal])?;
+        }
     }
     Ok(())
 }

@@ -36,6 +36,11 @@ impl OwnPayer {
         }
     }
 
+    /// Bytes that fit below every limit that this process sees, if page cache goes where it is in the way.
+    pub fn free(&self) -> u64 {
+        self.room.full(0).free
+    }
+
     fn allocate(&self, parts: &[Part<'_>]) -> Result<(), Failed> {
         let total: u64 = parts.iter().map(|part| part.extent.length).sum();
         let regions = if self.no_regions.load(Ordering::Relaxed) {

@@ -115,6 +115,14 @@ impl Large<'_> {
         go_on: &mut dyn FnMut(&Moved) -> bool,
     ) -> Result<Moved, RechargeError> {
         let before = fstat(self.file).map_err(io::Error::from)?;
+        // A split counts as a change of the file, which it is not. Only its owner may say so. That also sets the time of
+        // its last change to now: whoever made the file sees that its pages are not on his bill any more.
+        let restore = || {
+            let accessed = TimeSpec::new(before.st_atime, before.st_atime_nsec);
+            let modified = TimeSpec::new(before.st_mtime, before.st_mtime_nsec);
+            let _ = futimens(self.file, &accessed, &modified);
+        };
+        restore();
         let size = u64::try_from(before.st_size).unwrap_or(0);
         let mut moved = Moved::default();
         let mut begin = 0;
@@ -130,12 +138,7 @@ impl Large<'_> {
                 break Ok(());
             }
         };
-        if let Some(writable) = self.exclusive {
-            // A split counts as a change of the file, which it is not. Only its owner may say so.
-            let accessed = TimeSpec::new(before.st_atime, before.st_atime_nsec);
-            let modified = TimeSpec::new(before.st_mtime, before.st_mtime_nsec);
-            let _ = futimens(writable, &accessed, &modified);
-        }
+        restore();
         result.map(|()| moved)
     }
 

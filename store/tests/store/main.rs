@@ -10,6 +10,7 @@ mod mounted;
 mod names;
 mod packs;
 mod put_and_get;
+mod recycled;
 mod streams;
 mod support;
 mod upkeep;

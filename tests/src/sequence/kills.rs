@@ -29,7 +29,7 @@ impl Play {
 
     /// Tells the client what to do, if there is anything, and waits.
     fn begin(&mut self, after: Duration, what: &Step) -> Result<Option<Order>> {
-        let order = self.orders(what)?.into_iter().next();
+        let order = self.main_order(what)?;
         if let Some((command, _)) = &order {
             self.pods[what.pod()].client()?.send(command)?;
             wait_exactly(after);
@@ -67,7 +67,7 @@ impl Play {
         mend: impl FnOnce(&mut Self, usize, Option<Order>) -> Result<()>,
     ) -> Result<bool> {
         let pod = what.pod();
-        let order = self.orders(what)?.into_iter().next();
+        let order = self.main_order(what)?;
         let order = order.context("nothing to do")?;
         let mut tracee = Tracee::attach(victim)?;
         let client = self.pods[pod].client()?;
@@ -85,6 +85,21 @@ impl Play {
         }
         self.check()?;
         Ok(reached)
+    }
+
+    /// The command of a step in the middle of which somebody is killed; what comes before it is done.
+    fn main_order(&mut self, what: &Step) -> Result<Option<Order>> {
+        let mut orders = self.orders(what)?;
+        if !matches!(what, Step::Again { .. }) {
+            return Ok(orders.into_iter().next());
+        }
+        let last = orders.pop();
+        for (command, effect) in orders {
+            let answer = self.pods[what.pod()].call(&command)?;
+            self.apply(what.pod(), &effect, &answer)
+                .with_context(|| format!("{command:?}"))?;
+        }
+        Ok(last)
     }
 
     /// A client was killed while it did this: find out what became of it, and start another.

@@ -64,6 +64,35 @@ impl Play {
                 };
                 vec![(command, Sealed::value(content, name))]
             }
+            Step::Again {
+                name,
+                lens,
+                in_place,
+                ..
+            } => {
+                let (first, second) = (self.content(lens.0), self.content(lens.1));
+                let name = name_of(*name);
+                let put = |content| {
+                    let command = Command::Put {
+                        name: Some(name.clone()),
+                        content,
+                        overwrite: true,
+                    };
+                    (command, Effect::Sealed(content, Some(name.clone()), None))
+                };
+                let remove = Command::Remove { name: name.clone() };
+                let last = if *in_place {
+                    let view = self.next();
+                    let content = second;
+                    (
+                        Command::Create { view, content },
+                        Effect::Drafted(content, view),
+                    )
+                } else {
+                    put(second)
+                };
+                vec![put(first), (remove, Effect::Removed(name.clone())), last]
+            }
             Step::Link { from, to, .. } => {
                 let (from, to) = (name_of(*from), name_of(*to));
                 let effect = match self.model.names.get(&from) {
