@@ -112,6 +112,8 @@ class Volume:
     ) -> Draft:
         """An array (or, without `dtype`, `shape` bytes) to be filled in place: no copy is made at all.
 
+        As with `numpy.empty`, what it contains before it is filled is not specified.
+
         >>> with vol.create("x", (10**9,), "f4") as a:
         ...     a[:] = 1
         """

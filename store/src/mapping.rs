@@ -4,6 +4,7 @@ use std::fmt;
 use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use nix::errno::Errno;
 use nix::libc::c_void;
@@ -13,6 +14,14 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 pub(crate) const HUGE: usize = 2 << 20;
 /// Bytes of a page.
 pub(crate) const PAGE: u64 = 4096;
+
+/// Where the last aligned mapping starts, if there was one.
+static LOWEST: AtomicUsize = AtomicUsize::new(0);
+
+/// Address space that an aligned mapping takes.
+fn footprint(len: usize) -> usize {
+    len.next_multiple_of(HUGE)
+}
 
 /// Mapped memory of an object. It stays valid, whatever happens to the object, until this is dropped.
 ///
@@ -53,9 +62,7 @@ impl Mapping {
                 before: 0,
             });
         }
-        let space = Self::reserve(length)?;
-        space.replace(file, prot, flags)?;
-        Ok(space)
+        Self::aligned(file, 0, length, prot, flags)
     }
 
     /// Maps `len` bytes from `offset` on, which may be anywhere.
@@ -76,9 +83,7 @@ impl Mapping {
         let before = usize::try_from(offset % PAGE).map_err(|_| Errno::EOVERFLOW)?;
         let page = i64::try_from(offset - offset % PAGE).map_err(|_| Errno::EOVERFLOW)?;
         if len >= HUGE && offset.is_multiple_of(HUGE as u64) {
-            let space = Self::reserve(length)?;
-            space.replace_from(file, page, prot, flags)?;
-            return Ok(space);
+            return Self::aligned(file, page, length, prot, flags);
         }
         let whole = length.checked_add(before).ok_or(Errno::EOVERFLOW)?;
         // SAFETY: the kernel chooses the address; `before` is less than the mapping's length.
@@ -88,6 +93,41 @@ impl Mapping {
             len,
             before,
         })
+    }
+
+    /// Maps at a multiple of 2 MiB. The kernel would not, on a tmpfs mounted `huge=never`: it is asked for a place below
+    /// the last one, which is free most of the time, else for room to choose from.
+    fn aligned(
+        file: BorrowedFd<'_>,
+        offset: i64,
+        length: NonZeroUsize,
+        prot: ProtFlags,
+        flags: MapFlags,
+    ) -> Result<Self, Errno> {
+        let below = LOWEST.load(Ordering::Relaxed);
+        let wanted = below
+            .checked_sub(footprint(length.get()))
+            .and_then(NonZeroUsize::new);
+        if let Some(address) = wanted {
+            let flags = flags | MapFlags::MAP_FIXED_NOREPLACE;
+            // SAFETY: the kernel refuses a place where anything is mapped.
+            let mapped = unsafe { mmap(Some(address), length, prot, flags, file, offset) };
+            if let Ok(start) = mapped {
+                let space = Self {
+                    start: start.cast(),
+                    len: length.get(),
+                    before: 0,
+                };
+                if start.as_ptr() as usize == address.get() {
+                    LOWEST.store(address.get(), Ordering::Relaxed);
+                    return Ok(space);
+                }
+            }
+        }
+        let space = Self::reserve(length)?;
+        space.replace_from(file, offset, prot, flags)?;
+        LOWEST.store(space.start.as_ptr() as usize, Ordering::Relaxed);
+        Ok(space)
     }
 
     /// Address space at a multiple of 2 MiB, without memory.
@@ -195,6 +235,10 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         if self.len > 0 {
+            let address = self.start.as_ptr() as usize;
+            let above = address.wrapping_add(footprint(self.len));
+            // The next one may take its place.
+            let _ = LOWEST.compare_exchange(address, above, Ordering::Relaxed, Ordering::Relaxed);
             // SAFETY: the range is this mapping's own and borrows of it have ended.
             let _ = unsafe {
                 let start = self.start.cast::<c_void>().byte_sub(self.before);

@@ -108,7 +108,10 @@ pub fn recharge(
 /// When it cannot be opened.
 pub fn open(path: &Path) -> io::Result<File> {
     let mut options = File::options();
-    options.read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)
+    options
+        .read(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(path)
 }
 
 /// Whether a file of the trash could not be opened because somebody recycles it, or has done so.

@@ -152,7 +152,8 @@ fn a_client_killed_anywhere_in_a_write_in_pieces_leaves_nothing() -> Result<()> 
 #[test]
 fn a_client_killed_anywhere_in_create_or_seal_leaves_the_whole_object_or_nothing() -> Result<()> {
     skip_unless_possible!();
-    for len in LENGTHS {
+    // A seal that is cut off may leave an object without a name, for a minute: many large ones would not fit.
+    for len in LENGTHS.into_iter().filter(|len| *len < 8 << 20) {
         let create = Step::Create { pod: 0, len };
         let seal = Step::Seal {
             pod: 0,

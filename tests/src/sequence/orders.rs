@@ -78,7 +78,7 @@ impl Play {
                         content,
                         overwrite: true,
                     };
-                    (command, Effect::Sealed(content, Some(name.clone()), None))
+                    (command, Sealed::value(content, Some(name.clone())))
                 };
                 let remove = Command::Remove { name: name.clone() };
                 let last = if *in_place {
