@@ -26,6 +26,7 @@ DECODERS: dict[str, Callable[[Any], Any]] = {}
 # Imported when the user has imported the library, never before.
 _waiting = {name: f"vineyard.types.{name}" for name in ("numpy", "pandas", "polars", "torch")}
 _waiting["pyarrow"] = "vineyard.types.arrow"
+_waiting["numpy.ma"] = "vineyard.types.masked"  # its import would take most of the first put
 _waiting["builtins"] = "vineyard.types.builtin"
 _NEEDS = {"npy": "numpy", "arrow": "tables", "safetensors": "safetensors"}
 

@@ -3,7 +3,7 @@
 //! background while it is used a lot, and goes back when it is idle and before anybody hears that the volume is full.
 
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,13 @@ use crate::tree::Tree;
 pub(crate) const MAX_PAGES: usize = 16;
 /// How many files are reserved by one message, in steps: whoever puts a lot gets more at a time.
 const BATCHES: [usize; 4] = [1, 8, 64, 200];
-/// From this step on the next batch is fetched in the background, when a quarter of the last one is left.
+/// From this step on the next batch is fetched in the background, when half of the last one is left.
 const AHEAD: usize = 2;
+/// The background puts so many on the shelf at a time, and whoever finds it empty meanwhile gets a few himself, each time
+/// twice as many.
+const PORTION: usize = 50;
+const BILLED_PORTION: usize = 100;
+const FEW: usize = 4;
 /// A batch that is used up within this time is followed by a larger one.
 const BUSY: Duration = Duration::from_millis(500);
 /// Files that nobody took for this long are given back.
@@ -53,6 +58,8 @@ struct Shelf {
     /// Files on the shelf, of all classes.
     files: AtomicUsize,
     most_files: usize,
+    /// The classes for which the background was asked and is not done, one bit each.
+    asked: AtomicU32,
     keeper: Mutex<Keeper>,
     wanted: Condvar,
 }
@@ -63,6 +70,8 @@ struct Class {
     /// Index of the last batch's size in [`BATCHES`].
     step: usize,
     refilled: Option<Instant>,
+    /// How many whoever finds it empty got for himself since the background was asked.
+    few: usize,
     taken: Option<Instant>,
 }
 
@@ -103,16 +112,19 @@ impl Stock {
         class.taken = Some(Instant::now());
         if let Some(file) = class.files.pop() {
             shelf.files.fetch_sub(1, Ordering::Relaxed);
-            if class.step >= AHEAD && class.files.len() == BATCHES[class.step] / 4 {
+            if class.step >= AHEAD && class.files.len() <= BATCHES[class.step] / 2 {
                 drop(class);
                 shelf.want(index);
             }
             return Ok(file);
         }
-        let count = class
-            .next_batch()
-            .min(self.source.room(shelf, index))
-            .max(1);
+        let count = if shelf.is_asked(index) {
+            class.few = (class.few * 2).clamp(FEW, BATCHES[AHEAD]);
+            class.few
+        } else {
+            class.next_batch()
+        };
+        let count = count.min(self.source.room(shelf, index)).max(1);
         let mut files = self.source.files(count, index)?;
         class.refilled = Some(Instant::now());
         let Some(file) = files.pop() else {
@@ -122,7 +134,7 @@ impl Stock {
         };
         if !files.is_empty() {
             shelf.files.fetch_add(files.len(), Ordering::Relaxed);
-            class.files = files;
+            class.files.extend(files);
             drop(class);
             self.keep(shelf);
         }
@@ -210,31 +222,58 @@ impl Shelf {
             most_files: usize::try_from(open_files / 4)
                 .unwrap_or(256)
                 .clamp(1, 4096),
+            asked: AtomicU32::new(0),
             keeper: Mutex::default(),
             wanted: Condvar::new(),
         }
     }
 
-    /// Asks the background thread for another batch.
+    /// Asks the background thread for another batch, once.
     fn want(&self, index: usize) {
-        locked(&self.keeper).wanted |= 1 << index;
+        if self.asked.fetch_or(1 << index, Ordering::Relaxed) & 1 << index != 0 {
+            return;
+        }
+        let mut keeper = locked(&self.keeper);
+        if !keeper.running {
+            self.asked.fetch_and(!(1 << index), Ordering::Relaxed);
+            return;
+        }
+        keeper.wanted |= 1 << index;
+        drop(keeper);
         self.wanted.notify_one();
+    }
+
+    fn is_asked(&self, index: usize) -> bool {
+        self.asked.load(Ordering::Relaxed) & 1 << index != 0
     }
 
     /// Adds a batch; without success whoever finds the shelf empty will hear why.
     fn refill(&self, source: &Source, index: usize) {
-        let count = locked(&self.classes[index])
+        let mut left = locked(&self.classes[index])
             .next_batch()
             .min(source.room(self, index));
-        if count == 0 {
-            return;
-        }
-        if let Ok(files) = source.files(count, index) {
+        let most = if source.payer.is_some() {
+            BILLED_PORTION
+        } else {
+            PORTION
+        };
+        while left > 0 {
+            let portion = left.min(most);
+            let Ok(files) = source.files(portion, index) else {
+                break;
+            };
+            left = if files.len() < portion {
+                0
+            } else {
+                left - portion
+            };
             let mut class = locked(&self.classes[index]);
             self.files.fetch_add(files.len(), Ordering::Relaxed);
             class.files.extend(files);
+            class.few = 0;
             class.refilled = Some(Instant::now());
         }
+        self.asked.fetch_and(!(1 << index), Ordering::Relaxed);
     }
 
     fn give_back(&self, source: &Source, which: impl Fn(&Class) -> bool) {

@@ -200,7 +200,10 @@ fn a_client_killed_anywhere_in_another_object_that_gets_the_pages_of_a_removed_o
             name: Some(name),
             which: 0,
         };
-        kill_at_every_stop(&format!("again, in place: {in_place}"), &[again.clone()])?;
+        kill_at_every_stop(
+            &format!("again, in place: {in_place}"),
+            std::slice::from_ref(&again),
+        )?;
         if in_place {
             kill_at_every_stop("seal of what was built in such a file", &[again, seal])?;
         }

@@ -204,7 +204,8 @@ def _masked(kind: type, values: Any, mask: Any, fill: Any, hard: bool, state: di
     return array
 
 
-def _reduce_masked(array: Any) -> Any:
+def reduce_masked(array: Any) -> Any:
+    """Reduces a masked array to its values, its mask and its settings."""
     if array.dtype.hasobject or array._baseclass is not np.ndarray:
         return NotImplemented
     mask = None if array._mask is np.ma.nomask else array._mask
@@ -227,7 +228,6 @@ REDUCERS[np.ndarray] = _reduce_ndarray
 REDUCERS[np.recarray] = _reduce_subclass
 REDUCERS[np.matrix] = _reduce_subclass
 REDUCERS[np.memmap] = _reduce_subclass
-REDUCERS[np.ma.MaskedArray] = _reduce_masked
 # On a platform where `long` has the same size, NumPy's own pickle turns these two into int64 and uint64.
 REDUCERS[np.longlong] = _reduce_scalar
 REDUCERS[np.ulonglong] = _reduce_scalar
