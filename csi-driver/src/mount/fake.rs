@@ -122,7 +122,10 @@ impl Mounter for FakeMounter {
         self.on(target, |table, top| {
             let device = table.mounts.remove(top).device;
             let is_gone = !table.mounts.iter().any(|mount| mount.device == device);
-            if is_gone && let Some(root) = table.roots.remove(&device) {
+            if is_gone
+                && let Some(root) = table.roots.remove(&device)
+                && root.is_dir()
+            {
                 // A file system that is mounted nowhere takes its content along.
                 let emptied = std::fs::remove_dir_all(&root);
                 emptied.and_then(|()| std::fs::create_dir(&root)).unwrap();

@@ -1,6 +1,7 @@
 //! Inline (ephemeral) volumes: the sockets volume of a pod. Kubelet neither stages nor creates it.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use vineyard_proto::csi::{NodePublishVolumeRequest, NodePublishVolumeResponse};
 
@@ -49,6 +50,21 @@ impl Node {
         };
         sockets.publish(publish).await?;
         Ok(NodePublishVolumeResponse {})
+    }
+
+    /// The path of a sockets volume, when it is one and is there.
+    pub(super) async fn inline_at(
+        &self,
+        volume_id: &str,
+        volume_path: &str,
+    ) -> Result<Option<PathBuf>, Error> {
+        let (Some(sockets), Ok(path)) =
+            (&self.sockets, self.targets.take("volume_path", volume_path))
+        else {
+            return Ok(None);
+        };
+        let is_there = sockets.is_at(volume_id, &path).await?;
+        Ok(is_there.then_some(path))
     }
 }
 

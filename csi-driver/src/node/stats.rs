@@ -17,9 +17,11 @@ impl Node {
         &self,
         request: NodeGetVolumeStatsRequest,
     ) -> Result<NodeGetVolumeStatsResponse, Error> {
-        let (_, path) = self
-            .volume_at(&request.volume_id, &request.volume_path)
-            .await?;
+        let (id, at) = (&request.volume_id, &request.volume_path);
+        let path = match self.inline_at(id, at).await? {
+            Some(path) => path,
+            None => self.volume_at(id, at).await?.1,
+        };
         fail_point!("stats.found");
         let usage = self.blocking(move |mounter| mounter.usage(&path)).await?;
         let entry = |unit: Unit, total: u64, free: u64| VolumeUsage {

@@ -203,19 +203,11 @@ impl Sockets {
     pub(crate) async fn unpublish(&self, volume_id: &str, target: &Path) -> Result<bool, Error> {
         let mut all = self.book().all().into_iter();
         let bill = all.find(|bill| bill.sockets_volume == volume_id);
-        let ours = mount_of(volume_id);
-        let shown = {
-            let (ours, at) = (ours.clone(), target.to_owned());
-            self.blocking(move |mounter| {
-                Ok(mount::at(mounter, &at)?.is_some_and(|mount| ours(&mount)))
-            })
-            .await?
-        };
-        if bill.is_none() && !shown {
+        if bill.is_none() && !self.is_at(volume_id, target).await? {
             return Ok(false);
         }
         let _guard = self.lock(volume_id)?;
-        let at = target.to_owned();
+        let (ours, at) = (mount_of(volume_id), target.to_owned());
         self.blocking(move |mounter| {
             mount::ensure_unmounted(mounter, ours, &at).map_err(Error::from)
         })
@@ -234,6 +226,16 @@ impl Sockets {
             None => self.unmount(volume_id).await?,
         }
         Ok(true)
+    }
+
+    /// Whether this sockets volume is mounted there.
+    ///
+    /// # Errors
+    /// When the kernel's table cannot be read.
+    pub(crate) async fn is_at(&self, volume_id: &str, path: &Path) -> Result<bool, Error> {
+        let (ours, at) = (mount_of(volume_id), path.to_owned());
+        self.blocking(move |mounter| Ok(mount::at(mounter, &at)?.is_some_and(|mount| ours(&mount))))
+            .await
     }
 
     /// A sidecar that died without a word leaves now: what was granted to it may still be charged to its pod.
@@ -303,15 +305,8 @@ impl Sockets {
     }
 
     async fn resume_one(&self, bill: &PodBill) -> Result<(), Error> {
-        let (ours, root) = (
-            mount_of(&bill.sockets_volume),
-            self.run.pod(&bill.sockets_volume),
-        );
-        let standing = self
-            .blocking(move |mounter| {
-                Ok(mount::at(mounter, &root)?.is_some_and(|mount| ours(&mount)))
-            })
-            .await?;
+        let root = self.run.pod(&bill.sockets_volume);
+        let standing = self.is_at(&bill.sockets_volume, &root).await?;
         // Without it, publish was killed early and kubelet calls again, or unpublish late and it does so, too.
         if standing {
             self.stand(&bill.sockets_volume, None).await?;

@@ -78,6 +78,16 @@ impl Bench {
         Sockets::new(run, service)
     }
 
+    /// No mounts, and nothing in memory.
+    fn reboot(&mut self) {
+        self.mounter = Arc::default();
+        for pod in fs::read_dir(self.folder.path().join("run/pods")).unwrap() {
+            let path = pod.unwrap().path();
+            fs::remove_dir_all(&path).unwrap();
+            fs::create_dir(path).unwrap();
+        }
+    }
+
     fn publish(&self, volume_id: &str, pod: &str) -> Publish {
         let folder = self.folder.path().canonicalize().unwrap();
         Publish {
@@ -105,6 +115,8 @@ async fn publish_twice_mounts_and_listens_once_and_unpublish_takes_all_of_it_awa
         assert_eq!(bench.mounter.mounts().unwrap().len(), 2);
     }
     assert!(is_served(&sockets, "csi-1"));
+    assert!(sockets.is_at("csi-1", &publish.target).await.unwrap());
+    assert!(!sockets.is_at("csi-2", &publish.target).await.unwrap());
     for expected in [true, false] {
         let was_ours = sockets.unpublish("csi-1", &publish.target).await.unwrap();
         assert_eq!(was_ours, expected);
@@ -116,7 +128,7 @@ async fn publish_twice_mounts_and_listens_once_and_unpublish_takes_all_of_it_awa
 
 #[tokio::test]
 async fn a_restarted_driver_listens_again_and_another_boot_forgets() {
-    let bench = Bench::new();
+    let mut bench = Bench::new();
     let publish = bench.publish("csi-1", "one");
     let first = bench.sockets("boot-1");
     first.publish(publish.clone()).await.unwrap();
@@ -125,12 +137,15 @@ async fn a_restarted_driver_listens_again_and_another_boot_forgets() {
     second.resume().await;
     assert!(is_served(&second, "csi-1"));
     drop(second);
+    bench.reboot();
     let third = bench.sockets("boot-2");
     third.resume().await;
-    assert!(!is_served(&third, "csi-1"));
-    // Kubelet takes away what it had published before.
-    assert!(third.unpublish("csi-1", &publish.target).await.unwrap());
-    assert_eq!(bench.mounter.mounts().unwrap(), Vec::new());
+    assert_eq!(third.book().all(), Vec::new());
+    assert!(fs::read_dir(third.run.pods()).unwrap().next().is_none());
+    // Kubelet publishes it again, or takes it away.
+    assert!(!third.unpublish("csi-1", &publish.target).await.unwrap());
+    third.publish(publish).await.unwrap();
+    assert!(is_served(&third, "csi-1"));
 }
 
 #[tokio::test]
@@ -162,9 +177,9 @@ async fn a_listener_that_ends_has_closed_everything() {
     let sockets = bench.sockets("boot-1");
     let publish = bench.publish("csi-1", "one");
     sockets.publish(publish.clone()).await.unwrap();
-    let root = sockets.run.pod("csi-1");
-    let connected = UnixStream::connect(root.join("driver/driver.sock")).unwrap();
-    sockets.clear(&publish.pod, "csi-1").await.unwrap();
+    let socket = sockets.run.pod("csi-1").join("driver/driver.sock");
+    let connected = UnixStream::connect(socket).unwrap();
+    sockets.unpublish("csi-1", &publish.target).await.unwrap();
     let mut end = [0; 1];
     let read = std::io::Read::read(&mut &connected, &mut end);
     assert!(matches!(read, Ok(0)), "{read:?}");
