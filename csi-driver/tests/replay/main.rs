@@ -13,6 +13,7 @@ mod chance;
 mod driver;
 mod kubelet;
 mod life;
+mod paths;
 mod pods;
 mod points;
 mod requests;
@@ -20,6 +21,8 @@ mod rpc;
 mod sandbox;
 mod schedule;
 mod targets;
+mod trees;
+mod wire;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
