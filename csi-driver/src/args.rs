@@ -28,13 +28,16 @@ use crate::identity::Identity;
 use crate::keyed_lock::KeyedLock;
 use crate::metrics::Metrics;
 use crate::mount::{LinuxMounter, Mounter, Unmounter, unmount_here};
-use crate::node::{self, Node};
+use crate::node::{self, Clones, Node};
 use crate::sockets::{Claims, RunDirectory};
 use crate::validation::Targets;
 use crate::volume::{Catalog, FileCatalog, NodeId, label_value};
 use crate::{http, retainer, server};
 
 use sockets::SocketsFlags;
+
+/// How long a stage waits for a clone's content: kubelet gives up after two minutes.
+const CLONE_PATIENCE: Duration = Duration::from_secs(100);
 
 /// Name of the subcommand that unmounts one path.
 const UNMOUNT: &str = "unmount";
@@ -372,6 +375,7 @@ impl Parts {
             default_capacity,
             drop_patience: Duration::from_secs(drop_patience),
             node_grace: Duration::from_secs(node_grace),
+            cloning: tokio::sync::Mutex::default(),
             locks: KeyedLock::default(),
         });
         let service = controller::Service {
@@ -435,6 +439,7 @@ impl Parts {
             catalog: Arc::clone(&self.catalog),
             mounter,
             locks: KeyedLock::default(),
+            clones: Arc::new(Clones::new(CLONE_PATIENCE)),
             bills,
             sockets: Some(Arc::new(sockets)),
         });

@@ -3,6 +3,7 @@
 mod args;
 mod bill;
 mod bytes;
+mod clone;
 mod controller;
 mod edge;
 mod failpoint;

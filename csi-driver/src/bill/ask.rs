@@ -184,7 +184,7 @@ impl Bills {
     }
 
     /// Makes room under the retainer's request for bytes that are about to be reserved.
-    async fn cover(&self, shares: &[(VolumeId, u64)]) -> Result<(), ReserveError> {
+    pub(super) async fn cover(&self, shares: &[(VolumeId, u64)]) -> Result<(), ReserveError> {
         let inner = &self.inner;
         let asked: u64 = shares.iter().map(|(_, bytes)| bytes).sum();
         // Nobody else sums up or asks between the look and what it leads to.

@@ -10,6 +10,7 @@ mod account;
 mod ask;
 pub(crate) mod book;
 mod engine;
+mod fill;
 pub(crate) mod grants;
 mod handover;
 mod job;

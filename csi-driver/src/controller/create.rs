@@ -7,7 +7,7 @@ use vineyard_proto::csi::{
 };
 
 use super::budget::candidates;
-use super::{Controller, Error, NodeBudget};
+use super::{Controller, Error, NodeBudget, clone};
 use crate::bytes::Bytes;
 use crate::failpoint::fail_point;
 use crate::identity::POOL_KEY;
@@ -15,13 +15,14 @@ use crate::validation;
 use crate::volume::{AccessMode, CapacityRange, Parameters, Phase, Volume, VolumeId, catalog};
 
 /// A request that makes sense.
-struct Wish {
-    id: VolumeId,
+pub(super) struct Wish {
+    pub(super) id: VolumeId,
     name: String,
-    range: CapacityRange,
+    pub(super) range: CapacityRange,
     parameters: Parameters,
     access_modes: Vec<AccessMode>,
-    topology: TopologyRequirement,
+    pub(super) topology: TopologyRequirement,
+    source: Option<VolumeId>,
 }
 
 impl Wish {
@@ -33,9 +34,8 @@ impl Wish {
         let parameters = Parameters::parse(&request.parameters, &request.mutable_parameters)?;
         let range = request.capacity_range.unwrap_or_default();
         let range = CapacityRange::parse(range.required_bytes, range.limit_bytes)?;
-        if request.volume_content_source.is_some() {
-            return Err(Error::Source);
-        }
+        let source = request.volume_content_source.as_ref();
+        let source = source.map(clone::source).transpose()?;
         let mut access_modes: Vec<_> = capabilities.iter().map(|each| each.access_mode).collect();
         access_modes.sort();
         access_modes.dedup();
@@ -46,6 +46,7 @@ impl Wish {
             parameters,
             access_modes,
             topology: request.accessibility_requirements.unwrap_or_default(),
+            source,
         })
     }
 
@@ -67,6 +68,10 @@ impl Wish {
         }
         if self.parameters != volume.parameters {
             return Some("parameters");
+        }
+        let source = volume.content_source.as_ref();
+        if self.source.as_ref() != source.map(|source| &source.volume_id) {
+            return Some("volume_content_source");
         }
         if !self
             .access_modes
@@ -100,7 +105,10 @@ impl Controller {
                 }
                 stored.volume
             }
-            Err(catalog::Error::NotFound(_)) => self.book(wish).await?,
+            Err(catalog::Error::NotFound(_)) => match wish.source.clone() {
+                Some(source) => self.book_clone(&wish, source).await?,
+                None => self.book(wish).await?,
+            },
             Err(error) => return Err(error.into()),
         };
         fail_point!("create.recorded");
@@ -139,7 +147,7 @@ impl Controller {
 
 impl Wish {
     /// The volume before its first stage.
-    fn booked_on(&self, node: &NodeBudget, capacity: Bytes) -> Volume {
+    pub(super) fn booked_on(&self, node: &NodeBudget, capacity: Bytes) -> Volume {
         Volume {
             id: self.id.clone(),
             name: self.name.clone(),
@@ -153,6 +161,7 @@ impl Wish {
             epoch: 0,
             generation: 1,
             layers: Default::default(),
+            content_source: None,
             stagings: Vec::new(),
             publications: Vec::new(),
         }
@@ -167,7 +176,7 @@ pub(super) fn described(volume: &Volume) -> csi::Volume {
         volume_id: volume.id.as_str().to_owned(),
         // Never changes for a volume, hence nothing that could.
         volume_context: HashMap::new(),
-        content_source: None,
+        content_source: volume.content_source.as_ref().map(clone::described),
         accessible_topology: vec![Topology { segments }],
     }
 }

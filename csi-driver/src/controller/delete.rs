@@ -20,6 +20,9 @@ impl Controller {
             return Ok(DeleteVolumeResponse {});
         };
         let _guard = self.lock(&id)?;
+        // Nobody clones it between the look for clones and its mark.
+        let cloning = self.cloning.lock().await;
+        let clones = self.unfilled_clones(&id).await?;
         let all = self.catalog.list().await?;
         let marked = catalog::change::<Error>(&*self.catalog, &id, |volume| {
             // Kubelet of a dead node takes nothing away any more.
@@ -31,10 +34,21 @@ impl Controller {
                     stagings,
                 });
             }
+            // What is lost cannot be copied any more.
+            let is_over = matches!(volume.phase, Phase::Deleting | Phase::Lost { .. });
+            if !is_over && !clones.is_empty() {
+                let clones: Vec<_> = clones.iter().map(VolumeId::as_str).collect();
+                return Err(Error::Cloned {
+                    id: id.clone(),
+                    clones: clones.join(", "),
+                });
+            }
             volume.phase = Phase::Deleting;
             Ok(())
         });
-        match marked.await {
+        let marked = marked.await;
+        drop(cloning);
+        match marked {
             Ok(_) => {
                 fail_point!("delete.marked");
                 self.finish(&id).await?;

@@ -22,9 +22,28 @@ pub(crate) enum Error {
     /// A parameter of a class is wrong.
     #[error(transparent)]
     Parameter(#[from] ParameterError),
-    /// A source of content, although cloning is no capability.
-    #[error("volume_content_source is not supported")]
+    /// A source of content that is no volume.
+    #[error("volume_content_source is no volume: only volumes can be cloned")]
     Source,
+    /// The volume to be cloned does not exist.
+    #[error("volume_content_source: volume {0:?} does not exist")]
+    NoSource(String),
+    /// The volume to be cloned has no content that could be.
+    #[error("volume_content_source: volume {id} cannot be cloned: {reason}")]
+    Unclonable {
+        /// Which.
+        id: VolumeId,
+        /// Why.
+        reason: String,
+    },
+    /// Clones are not filled yet.
+    #[error("volume {id} is not copied yet to its clones: {clones}")]
+    Cloned {
+        /// Which.
+        id: VolumeId,
+        /// Which they are.
+        clones: String,
+    },
     /// No volume can have that size.
     #[error(transparent)]
     Range(#[from] RangeError),
@@ -87,6 +106,11 @@ impl From<&Error> for Status {
     fn from(error: &Error) -> Self {
         let code = match error {
             Error::Invalid(_) | Error::Parameter(_) | Error::Source => Code::InvalidArgument,
+            Error::NoSource(_) => Code::NotFound,
+            // What the specification wants for every source that exists and does not do: take another one, or none.
+            Error::Unclonable { .. } => Code::InvalidArgument,
+            // Their first stage, or their deletion, ends it.
+            Error::Cloned { .. } => Code::FailedPrecondition,
             // A negative number is no range at all.
             Error::Range(RangeError::Negative) => Code::InvalidArgument,
             Error::Range(_) => Code::OutOfRange,

@@ -1,6 +1,7 @@
 //! The Controller service: volumes exist, have a size, and fit into what the nodes offer.
 
 mod budget;
+mod clone;
 mod create;
 mod delete;
 mod error;
@@ -14,6 +15,7 @@ mod tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
 use tonic::{Request, Response, Status, async_trait};
 use vineyard_proto::csi::controller_service_capability::{Rpc, Type, rpc};
 use vineyard_proto::csi::{
@@ -52,6 +54,8 @@ pub(crate) struct Controller {
     pub(crate) drop_patience: Duration,
     /// One operation per volume.
     pub(crate) locks: KeyedLock,
+    /// Held while a source is looked at and its clone recorded, and while a volume without clones is marked as deleted.
+    pub(crate) cloning: Mutex<()>,
     /// How long a node may be silent before it is taken for dead.
     pub(crate) node_grace: Duration,
 }
@@ -183,6 +187,7 @@ impl controller_server::Controller for Service {
             rpc::Type::GetCapacity,
             rpc::Type::ListVolumes,
             rpc::Type::GetVolume,
+            rpc::Type::CloneVolume,
             rpc::Type::ExpandVolume,
             rpc::Type::ModifyVolume,
             rpc::Type::SingleNodeMultiWriter,

@@ -1,3 +1,5 @@
+mod clones;
+
 use std::collections::HashMap;
 
 use tempfile::TempDir;
@@ -21,6 +23,7 @@ fn controller(nodes: &[&str]) -> (TempDir, Arc<Controller>) {
         default_capacity: Bytes(1 << 20),
         drop_patience: Duration::ZERO,
         node_grace: Duration::from_secs(40),
+        cloning: Mutex::default(),
         locks: KeyedLock::default(),
     };
     (folder, Arc::new(controller))

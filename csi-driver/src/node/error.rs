@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 
 use crate::bill;
 use crate::bytes::Bytes;
+use crate::clone;
 use crate::edge::chain;
 use crate::mount;
 use crate::validation::Invalid;
@@ -49,6 +50,39 @@ pub(crate) enum Error {
         /// Pods there.
         publications: usize,
     },
+    /// It is a clone, and what is to be copied is on another node.
+    #[error(
+        "volume {id} is a clone of {of}, and is copied on node {home}, where the memory of that is"
+    )]
+    SourceElsewhere {
+        /// Which.
+        id: VolumeId,
+        /// What is to be copied.
+        of: VolumeId,
+        /// Where that is.
+        home: NodeId,
+    },
+    /// It is a clone, and its content is under way.
+    #[error("volume {id} is being copied from {of}: {percent} %")]
+    Filling {
+        /// Which.
+        id: VolumeId,
+        /// What is copied.
+        of: VolumeId,
+        /// How far it is.
+        percent: u64,
+    },
+    /// It is a clone, and its content could not be copied.
+    #[error("fill volume {id}: {source}")]
+    Copy {
+        /// Which.
+        id: VolumeId,
+        /// Why.
+        source: clone::Error,
+    },
+    /// What others wait for, too.
+    #[error(transparent)]
+    Shared(std::sync::Arc<Error>),
     /// It has no memory yet, or may begin anew.
     #[error("volume {0} has no memory on this node: it must be staged first")]
     NotResident(VolumeId),
@@ -148,7 +182,21 @@ impl From<&Error> for Status {
             // Final: calling again does not bring it back, and nothing of it is left to be unstaged.
             Error::Lost { .. } => Code::DataLoss,
             // The last pod may leave any moment, and then it can be moved: kubelet should ask again.
-            Error::Elsewhere { .. } => Code::Aborted,
+            Error::Elsewhere { .. } | Error::SourceElsewhere { .. } => Code::Aborted,
+            // It goes on; the next call joins it.
+            Error::Filling { .. } => Code::Aborted,
+            Error::Copy { source, .. } => match source {
+                // The clone is expanded, or memory becomes free.
+                clone::Error::Full(_) | clone::Error::NoInodes { .. } => Code::ResourceExhausted,
+                // The retainer comes back.
+                clone::Error::Payer(_) => Code::Unavailable,
+                // The next call begins anew.
+                clone::Error::Leased { .. } | clone::Error::Stopped => Code::Aborted,
+                // Somebody must change the source.
+                clone::Error::TooDeep { .. } => Code::FailedPrecondition,
+                clone::Error::System { .. } => Code::Internal,
+            },
+            Error::Shared(error) => return Self::from(&**error),
             Error::NotResident(_) | Error::NotStaged { .. } | Error::NoStagingPath => {
                 Code::FailedPrecondition
             }

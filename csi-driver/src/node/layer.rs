@@ -6,19 +6,10 @@ use std::path::PathBuf;
 use super::{Error, Node, mount_of};
 use crate::failpoint::fail_point;
 use crate::mount::{self, Tmpfs};
-use crate::volume::{Layer, OnLoss, PAGE, Phase, Presence, Volume, VolumeId, catalog};
+use crate::volume::{Layer, OnLoss, Phase, Presence, Volume, VolumeId, catalog};
 
 /// Looks at a volume that others change meanwhile, before kubelet is told to come again.
 const LOOKS: usize = 8;
-
-/// Inodes that every volume has beyond two for each page: the tree's own directories and links.
-const SPARE_INODES: u64 = 1024;
-
-/// `nr_inodes` of a volume: an object is at least a page, and a name is another inode.
-fn inodes(volume: &Volume) -> u64 {
-    let fitting = volume.capacity.0 / PAGE * 2 + SPARE_INODES;
-    volume.parameters.inodes.unwrap_or(fitting)
-}
 
 impl Node {
     /// Where the tmpfs of a volume is mounted.
@@ -58,6 +49,9 @@ impl Node {
                     return self.fit(&volume).await;
                 }
                 Presence::Make { epoch } => self.make(&volume, epoch, context).await?,
+                Presence::Fill { epoch, source } => {
+                    self.ensure_filled(&volume, &source, epoch, context).await?;
+                }
                 Presence::Gone { reason } => self.lose(id, &reason).await?,
                 other => return Err(absence(id, other)),
             }
@@ -91,7 +85,7 @@ impl Node {
 
     /// Gives the tmpfs the capacity that is booked, when it has another one.
     pub(super) async fn fit(&self, volume: &Volume) -> Result<(), Error> {
-        let (capacity, inodes) = (volume.capacity, inodes(volume));
+        let (capacity, inodes) = (volume.capacity, volume.inodes());
         self.bills.fit(&volume.id, capacity, inodes).await?;
         fail_point!("layer.resized");
         Ok(())
@@ -105,7 +99,7 @@ impl Node {
         let options = Tmpfs {
             source: source(id, epoch),
             size: volume.capacity,
-            inodes: inodes(volume),
+            inodes: volume.inodes(),
             context: context.map(str::to_owned),
         };
         let ours = mount_of(id);
@@ -200,11 +194,11 @@ impl Node {
 }
 
 /// Name of the tmpfs of an epoch, as the kernel's table shows it.
-fn source(id: &VolumeId, epoch: u64) -> String {
+pub(super) fn source(id: &VolumeId, epoch: u64) -> String {
     format!("vineyard:{id}@{epoch}")
 }
 
-fn absence(id: &VolumeId, presence: Presence) -> Error {
+pub(super) fn absence(id: &VolumeId, presence: Presence) -> Error {
     let id = id.clone();
     match presence {
         Presence::Lost { reason } | Presence::Gone { reason } => Error::Lost { id, reason },
@@ -214,11 +208,22 @@ fn absence(id: &VolumeId, presence: Presence) -> Error {
             publications,
         },
         Presence::Deleting => Error::Unknown(id.as_str().to_owned()),
-        Presence::Make { .. } | Presence::Here { .. } => Error::NotResident(id),
+        Presence::SourceElsewhere { source, home } => Error::SourceElsewhere {
+            id,
+            of: source,
+            home,
+        },
+        Presence::Make { .. } | Presence::Fill { .. } | Presence::Here { .. } => {
+            Error::NotResident(id)
+        }
     }
 }
 
-fn failed(doing: &'static str, path: &std::path::Path, source: std::io::Error) -> mount::Error {
+pub(super) fn failed(
+    doing: &'static str,
+    path: &std::path::Path,
+    source: std::io::Error,
+) -> mount::Error {
     mount::Error::System {
         doing,
         path: path.to_owned(),

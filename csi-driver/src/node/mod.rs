@@ -1,6 +1,7 @@
 //! The Node service: the volume's memory on this node, and where kubelet wants to see it.
 
 mod alive;
+mod clone;
 mod error;
 mod expand;
 mod inline;
@@ -37,10 +38,11 @@ use crate::sockets::Sockets;
 use crate::validation::{self, Targets};
 use crate::volume::{Catalog, NodeId, VolumeId};
 
+pub(crate) use clone::Clones;
 pub(crate) use error::{Error, catalog_code};
 
-/// This node, and what it works with.
-#[derive(Debug)]
+/// This node, and what it works with. Cheap to clone: everything that changes is shared.
+#[derive(Clone, Debug)]
 pub(crate) struct Node {
     /// Its name.
     pub(crate) id: NodeId,
@@ -60,6 +62,8 @@ pub(crate) struct Node {
     pub(crate) mounter: Arc<dyn Mounter>,
     /// One operation per volume.
     pub(crate) locks: KeyedLock,
+    /// The clones that are being filled.
+    pub(crate) clones: Arc<Clones>,
     /// Who is billed for what is on them.
     pub(crate) bills: Bills,
     /// The pods' sockets volumes.

@@ -67,9 +67,14 @@ impl Node {
                 .get(&self.id)
                 .is_some_and(|layer| layer.boot_id != self.boot_id)
         };
+        // A clone that was not filled to its end.
+        let half = |volume: &Volume| volume.phase == Phase::Booked;
+        if half(volume) && volume.layers.contains_key(&self.id) {
+            self.unmount_layer(id).await?;
+        }
         let volume = catalog::change::<Error>(&*self.catalog, id, |latest| {
             latest.forget_boot(&self.id, &self.boot_id);
-            if stale(latest) {
+            if stale(latest) || half(latest) {
                 latest.layers.remove(&self.id);
             }
             Ok(())
@@ -137,6 +142,7 @@ impl Node {
 
     async fn drop_layer(&self, id: &VolumeId) -> Result<(), Error> {
         let _guard = self.lock(id)?;
+        self.stop_filling(id).await?;
         self.unmount_layer(id).await?;
         fail_point!("drop.unmounted");
         catalog::change::<Error>(&*self.catalog, id, |volume| {

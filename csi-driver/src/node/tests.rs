@@ -7,6 +7,7 @@ use vineyard_proto::csi::volume_capability::access_mode::Mode;
 use vineyard_proto::csi::volume_capability::{AccessMode as WireMode, AccessType, MountVolume};
 use vineyard_proto::csi::{CapacityRange, VolumeCapability};
 
+mod clones;
 mod deletion;
 mod several_nodes;
 
@@ -152,6 +153,7 @@ fn start(folder: &Path, catalog: &Arc<dyn Catalog>, boot: &str, mounter: Arc<dyn
         catalog: Arc::clone(catalog),
         mounter,
         locks: KeyedLock::default(),
+        clones: Arc::new(Clones::new(std::time::Duration::from_secs(60))),
         bills,
         sockets: None,
     }

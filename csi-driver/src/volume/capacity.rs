@@ -55,6 +55,18 @@ impl CapacityRange {
         Ok(Self { required, limit })
     }
 
+    /// What of it is at least `least`.
+    ///
+    /// # Errors
+    /// [`RangeError::Empty`] when nothing is.
+    pub(crate) fn at_least(self, least: Bytes) -> Result<Self, RangeError> {
+        let (required, limit) = (self.required.max(least.0), self.limit);
+        if limit > 0 && limit < required {
+            return Err(RangeError::Empty { required, limit });
+        }
+        Ok(Self { required, limit })
+    }
+
     /// The capacity for a new volume: what is required, rounded up to whole pages; `default` when nothing is.
     ///
     /// # Errors

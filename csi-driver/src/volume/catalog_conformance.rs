@@ -21,6 +21,7 @@ pub(crate) fn volume(name: &str) -> Volume {
         epoch: 0,
         generation: 1,
         layers: Default::default(),
+        content_source: None,
         stagings: Default::default(),
         publications: Vec::new(),
     }

@@ -1,13 +1,13 @@
 //! The rules of a volume's life, without any I/O.
 //!
 //! ```text
-//! Booked ──first stage──▶ Resident(home) ──memory gone──▶ Lost ──onLoss: recreate──▶ Resident, next epoch and generation
+//! Booked ──first stage (a clone: and its content copied)──▶ Resident(home) ──memory gone──▶ Lost ──onLoss: recreate──▶ Resident, next epoch and generation
 //!   └───── DeleteVolume ──────┴───────────────────────────┴──▶ Deleting ──▶ gone
 //! ```
 
 use std::path::Path;
 
-use super::{Layer, NodeId, OnLoss, Phase, Publication, Staging, Volume};
+use super::{ContentSource, Layer, NodeId, OnLoss, Phase, Publication, Staging, Volume, VolumeId};
 
 /// What a node that wants to have the volume must do first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,20 @@ pub(crate) enum Presence {
     Make {
         /// Epoch of the new layer.
         epoch: u64,
+    },
+    /// Make memory and copy the content of its source into it.
+    Fill {
+        /// Epoch of the new layer.
+        epoch: u64,
+        /// What is to be copied.
+        source: ContentSource,
+    },
+    /// Its source's memory is at another node, and can only be copied there.
+    SourceElsewhere {
+        /// The source.
+        source: VolumeId,
+        /// Where its memory is.
+        home: NodeId,
     },
     /// Its memory was here and is not any more: record that.
     Gone {
@@ -65,7 +79,19 @@ impl Volume {
         };
         match &self.phase {
             Phase::Deleting => return Presence::Deleting,
-            Phase::Booked => return next,
+            Phase::Booked => {
+                return match self.pending_source() {
+                    None => next,
+                    Some(source) if self.booked == *node => Presence::Fill {
+                        epoch: self.epoch + 1,
+                        source: source.clone(),
+                    },
+                    Some(source) => Presence::SourceElsewhere {
+                        source: source.volume_id.clone(),
+                        home: self.booked.clone(),
+                    },
+                };
+            }
             Phase::Lost { reason } => {
                 return match self.parameters.on_loss {
                     OnLoss::Recreate => next,
@@ -92,6 +118,12 @@ impl Volume {
                 reason: format!("its memory on node {node} was unmounted"),
             },
         }
+    }
+
+    /// The source whose content still has to be copied.
+    pub(crate) fn pending_source(&self) -> Option<&ContentSource> {
+        let source = self.content_source.as_ref();
+        source.filter(|source| self.phase == Phase::Booked && source.generation.is_some())
     }
 
     /// Records that its memory is at `node` now, made in `epoch`.

@@ -20,6 +20,7 @@ fn booked() -> Volume {
         epoch: 0,
         generation: 1,
         layers: Default::default(),
+        content_source: None,
         stagings: Default::default(),
         publications: Vec::new(),
     }

@@ -19,4 +19,4 @@ pub(crate) use id::{NodeId, PodUid, VolumeId, fnv1a, label_value};
 pub(crate) use life::{Conflict, Presence};
 pub(crate) use listing::{Listing, Tombstone};
 pub(crate) use parameters::{OnLoss, ParameterError, Parameters};
-pub(crate) use record::{Claim, Layer, Phase, Publication, Staging, Volume};
+pub(crate) use record::{Claim, ContentSource, Layer, Phase, Publication, Staging, Volume};

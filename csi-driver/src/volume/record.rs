@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AccessMode, NodeId, Parameters, VolumeId};
+use super::{AccessMode, NodeId, PAGE, Parameters, VolumeId};
 use crate::bytes::Bytes;
 
 /// What is true of a volume. Stored by a [`Catalog`](super::Catalog), changed only by compare-and-swap.
@@ -34,12 +34,36 @@ pub(crate) struct Volume {
     pub(crate) epoch: u64,
     /// Counts how often the content began anew, empty. 1: the first content.
     pub(crate) generation: u64,
-    /// The memory that holds it, by node.
+    /// The memory that holds it, by node. Before the first stage: what a clone is being copied to.
     pub(crate) layers: BTreeMap<NodeId, Layer>,
+    /// The volume that its first content is copied from, or was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) content_source: Option<ContentSource>,
     /// Where it is staged.
     pub(crate) stagings: Vec<Staging>,
     /// Where it is published.
     pub(crate) publications: Vec<Publication>,
+}
+
+/// Inodes that every volume has beyond two for each page: the tree's own directories and links.
+const SPARE_INODES: u64 = 1024;
+
+impl Volume {
+    /// `nr_inodes` of it: an object is at least a page, and a name is another inode.
+    pub(crate) fn inodes(&self) -> u64 {
+        let fitting = self.capacity.0 / PAGE * 2 + SPARE_INODES;
+        self.parameters.inodes.unwrap_or(fitting)
+    }
+}
+
+/// What a volume is a clone of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct ContentSource {
+    /// The source.
+    pub(crate) volume_id: VolumeId,
+    /// Which content of it: another generation is not what was cloned. `None`: it had none, and neither has the clone.
+    pub(crate) generation: Option<u64>,
 }
 
 /// Where in its life a volume is.

@@ -33,6 +33,7 @@ fn controller(folder: &Path) -> Controller {
         default_capacity: Bytes(4096),
         drop_patience: std::time::Duration::ZERO,
         node_grace: std::time::Duration::from_secs(40),
+        cloning: tokio::sync::Mutex::default(),
         locks: KeyedLock::default(),
     }
 }
