@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2};
+use nix::libc::nlink_t;
 use nix::sys::stat::{FileStat, Mode, SFlag, fstat};
 use nix::unistd::{Whence, linkat, lseek};
 use vineyard_charge::{Extent, PAGE, Payer, REGION};
@@ -58,7 +59,7 @@ pub(super) struct Files<'a> {
 /// A file with several names: where the copy has it, and how many names may still come.
 struct Linked {
     path: PathBuf,
-    left: u64,
+    left: nlink_t,
 }
 
 struct Filling {
@@ -126,7 +127,7 @@ impl<'a> Files<'a> {
             other => File::from(other.map_err(failed("make"))?),
         };
         if stat.st_nlink > 1 {
-            let left = u64::from(stat.st_nlink) - 1;
+            let left = stat.st_nlink - 1;
             let path = path.to_owned();
             self.linked.insert(stat.st_ino, Linked { path, left });
         }

@@ -194,12 +194,12 @@ impl<'a> Walk<'a> {
                     }
                 }
                 SFlag::S_IFLNK => self.symlink(here, name, &path)?,
+                // Of what was sealed since the copy began, what has a name is there already.
+                SFlag::S_IFREG if here.path == Path::new(OBJECTS) && !self.was_sealed(&stat) => {}
                 SFlag::S_IFREG => {
-                    if here.path != Path::new(OBJECTS) || self.was_sealed(&stat) {
-                        self.files
-                            .add(here.from.as_fd(), here.to.as_fd(), name, &path)?;
-                        is_ended |= name == END;
-                    }
+                    let (from, to) = (here.from.as_fd(), here.to.as_fd());
+                    self.files.add(from, to, name, &path)?;
+                    is_ended |= name == END;
                 }
                 _ if below.is_some() => self.files.report.skipped += 1,
                 _ => {}

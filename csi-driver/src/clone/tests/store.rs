@@ -110,7 +110,7 @@ fn a_store_that_is_written_meanwhile_is_copied_as_one_picture() {
                     source
                         .put(kind, &[IoSlice::new(&content)], &options)
                         .unwrap();
-                    if round % 3 == 0 {
+                    if round.is_multiple_of(3) {
                         source.remove(Key::Name(&gone)).unwrap();
                     }
                     if round % 50 == 1 {
