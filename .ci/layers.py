@@ -11,7 +11,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "vineyard-store": {"vineyard-charge", "vineyard-proto"},
     "vineyard-sidecar": {"vineyard-charge", "vineyard-proto"},
     "vineyard-csi": {"vineyard-store", "vineyard-charge", "vineyard-proto"},
-    "vineyard": {"vineyard-store", "vineyard-charge"},
+    "vineyard": {"vineyard-store", "vineyard-charge", "vineyard-proto"},
     "vineyard-python": {"vineyard-store", "vineyard-charge"},
 }
 # Test crates sit above everything.

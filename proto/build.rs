@@ -8,6 +8,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     prost_build::Config::new()
         .extern_path(".vineyard.payer.v1", "crate::payer")
         .compile_fds(descriptors)?;
+    let descriptors = protox::compile(["proto/admin.proto"], ["proto"])?;
+    prost_build::Config::new().compile_fds(descriptors)?;
     #[cfg(feature = "csi")]
     csi::compile()?;
     Ok(())

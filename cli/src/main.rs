@@ -5,6 +5,7 @@ mod beneath;
 mod bills;
 mod bytes;
 mod checks;
+mod driver;
 mod exit;
 mod output;
 mod progress;

@@ -1,5 +1,6 @@
 //! The command line and the environment: read here and nowhere else, turned into concrete types once.
 
+mod bill;
 mod sockets;
 
 use std::fs;
@@ -20,7 +21,7 @@ use vineyard_proto::csi::controller_server::ControllerServer;
 use vineyard_proto::csi::identity_server::IdentityServer;
 use vineyard_proto::csi::node_server::NodeServer;
 
-use crate::bill::{Bills, Engine, FileRequest, Pods, Retainer, RetainerEngine, Settings};
+use crate::bill::admin;
 use crate::bytes::Bytes;
 use crate::controller::{self, Controller, NodeBudget};
 use crate::edge::Edge;
@@ -34,6 +35,7 @@ use crate::validation::Targets;
 use crate::volume::{Catalog, FileCatalog, NodeId, label_value};
 use crate::{http, retainer, server};
 
+use bill::BillFlags;
 use sockets::SocketsFlags;
 
 /// How long a stage waits for a clone's content: kubelet gives up after two minutes.
@@ -222,86 +224,6 @@ struct NodeFlags {
     boot_id_file: PathBuf,
 }
 
-/// Who is billed for what is in the volumes.
-#[derive(Debug, Flags)]
-struct BillFlags {
-    /// Directory of records and sockets that die with the boot, on a tmpfs. Made private to root.
-    #[arg(
-        long,
-        env = "VINEYARD_RUN_DIR",
-        value_name = "PATH",
-        default_value = "/run/vineyard"
-    )]
-    run_dir: PathBuf,
-
-    /// Socket of this node's retainer, normally <run-dir>/retainer/retainer.sock. None: bytes stay on the bill of whoever put them.
-    #[arg(long, env = "VINEYARD_RETAINER", value_name = "PATH")]
-    retainer: Option<PathBuf>,
-
-    /// Cgroup that kubelet's `kubepods` is in, as a directory. Default: the whole hierarchy that accounts memory.
-    #[arg(long, env = "VINEYARD_CGROUP_ROOT", value_name = "PATH")]
-    cgroup_root: Option<PathBuf>,
-
-    /// The longest that NodeUnpublishVolume waits until the pod's bytes are handed over, in milliseconds.
-    #[arg(
-        long,
-        env = "VINEYARD_HAND_OVER_PATIENCE",
-        value_name = "MILLISECONDS",
-        default_value_t = 15_000
-    )]
-    hand_over_patience: u64,
-
-    /// After a hand-over that left something, in milliseconds; doubled with each one in a row.
-    #[arg(
-        long,
-        env = "VINEYARD_HAND_OVER_PAUSE",
-        value_name = "MILLISECONDS",
-        default_value_t = 1_000
-    )]
-    hand_over_pause: u64,
-
-    /// The longest such pause, in milliseconds.
-    #[arg(
-        long,
-        env = "VINEYARD_HAND_OVER_LONGEST_PAUSE",
-        value_name = "MILLISECONDS",
-        default_value_t = 300_000
-    )]
-    hand_over_longest_pause: u64,
-
-    /// Hand-overs, each of one volume, at the same time.
-    #[arg(
-        long,
-        env = "VINEYARD_HAND_OVERS",
-        value_name = "NUMBER",
-        default_value_t = 2,
-        value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64)
-    )]
-    hand_overs: usize,
-
-    /// Between two looks at the pods that have volumes here, in milliseconds.
-    #[arg(
-        long,
-        env = "VINEYARD_LOOK_PERIOD",
-        value_name = "MILLISECONDS",
-        default_value_t = 10_000
-    )]
-    look_period: u64,
-
-    /// Between two surveys of a volume whose use changes, in milliseconds; more when they take long.
-    #[arg(
-        long,
-        env = "VINEYARD_SURVEY_PERIOD",
-        value_name = "MILLISECONDS",
-        default_value_t = 60_000
-    )]
-    survey_period: u64,
-
-    /// What the retainer's memory request is raised by, ahead of need.
-    #[arg(long, env = "VINEYARD_REQUEST_CHUNK", value_name = "BYTES", default_value = "64MiB", value_parser = pages)]
-    request_chunk: Bytes,
-}
-
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum LogFormat {
     /// For people.
@@ -360,6 +282,8 @@ struct Parts {
     routes: Routes,
     node: Option<Arc<Node>>,
     registry: Option<PathBuf>,
+    /// Where the node's operators find its socket.
+    run_dir: PathBuf,
 }
 
 impl Parts {
@@ -418,7 +342,8 @@ impl Parts {
         let mounter: Arc<dyn Mounter> = Arc::new(LinuxMounter::new(unmounter));
         let run = RunDirectory::open(&bill.run_dir)
             .with_context(|| bill.run_dir.display().to_string())?;
-        let bills = bills(bill, &layers, &boot_id, budget, &mounter)?;
+        let run_dir = bill.run_dir.clone();
+        let bills = bill.build(&layers, &boot_id, budget, &mounter)?;
         let targets = Targets::new(&kubelet_dirs);
         let claims = Claims {
             node: node_id.clone(),
@@ -450,6 +375,7 @@ impl Parts {
         self.routes = self.routes.add_service(NodeServer::new(service));
         self.node = Some(node);
         self.registry = registry;
+        self.run_dir = run_dir;
         Ok(self)
     }
 }
@@ -480,7 +406,9 @@ fn serve(shared: Shared, build: impl FnOnce(Parts) -> anyhow::Result<Parts>) -> 
             routes,
             node: None,
             registry: None,
+            run_dir: PathBuf::new(),
         })?;
+        let shown = metrics.clone();
         if let Some(address) = http_address {
             let listener = TcpListener::bind(address).await;
             let listener = listener.with_context(|| format!("listen on {address}"))?;
@@ -491,6 +419,10 @@ fn serve(shared: Shared, build: impl FnOnce(Parts) -> anyhow::Result<Parts>) -> 
                 .await
                 .context("compare records and mounts")?;
             node.bills.start().await;
+            shown.show(node.bills.clone());
+            admin::serve(&parts.run_dir, node.bills.clone())
+                .await
+                .context("listen for operators")?;
             if let Some(sockets) = &node.sockets {
                 sockets.resume().await;
             }
@@ -503,58 +435,6 @@ fn serve(shared: Shared, build: impl FnOnce(Parts) -> anyhow::Result<Parts>) -> 
     // An unmount that hangs must not hold the process.
     runtime.shutdown_background();
     ended
-}
-
-/// The bills of a node.
-fn bills(
-    flags: BillFlags,
-    layers: &Path,
-    boot_id: &str,
-    budget: Bytes,
-    mounter: &Arc<dyn Mounter>,
-) -> anyhow::Result<Bills> {
-    let BillFlags {
-        run_dir,
-        retainer,
-        cgroup_root,
-        hand_over_patience,
-        hand_over_pause,
-        hand_over_longest_pause,
-        hand_overs,
-        look_period,
-        survey_period,
-        request_chunk,
-    } = flags;
-    private_directory(&run_dir)?;
-    let records = run_dir.join("bill");
-    private_directory(&records)?;
-    let pods = Arc::new(Pods::new(cgroup_root).context("cgroups of pods")?);
-    let request = FileRequest::open(records.join("request.json"), boot_id, budget)?;
-    let settings = Settings {
-        layers: layers.to_owned(),
-        records,
-        boot_id: boot_id.to_owned(),
-        join: Duration::from_millis(hand_over_patience),
-        look: Duration::from_millis(look_period),
-        survey: Duration::from_millis(survey_period),
-        pause: Duration::from_millis(hand_over_pause),
-        longest_pause: Duration::from_millis(hand_over_longest_pause),
-        chunk: request_chunk,
-        runs: hand_overs,
-        furnish: true,
-    };
-    let engine = retainer.map(|socket| {
-        let pods = Arc::clone(&pods);
-        let pod_directory_of = move |pid| pods.directory_of(pid).ok().flatten();
-        Arc::new(RetainerEngine(Retainer::new(socket, pod_directory_of))) as Arc<dyn Engine>
-    });
-    Ok(Bills::open(
-        settings,
-        pods,
-        engine,
-        Arc::new(request),
-        Arc::clone(mounter),
-    )?)
 }
 
 fn private_directory(path: &Path) -> anyhow::Result<()> {

@@ -26,7 +26,7 @@ pub(crate) async fn serve(
             "/readyz",
             get(move || async move { readiness(*ready.borrow()) }),
         )
-        .route("/metrics", get(move || async move { exposition(&metrics) }));
+        .route("/metrics", get(move || exposition(metrics.clone())));
     axum::serve(listener, routes).await
 }
 
@@ -40,9 +40,10 @@ fn readiness(ready: bool) -> (StatusCode, &'static str) {
     }
 }
 
-fn exposition(metrics: &Metrics) -> Response {
-    match metrics.text() {
-        Ok(text) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+async fn exposition(metrics: Metrics) -> Response {
+    match tokio::task::spawn_blocking(move || metrics.text()).await {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

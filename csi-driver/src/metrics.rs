@@ -11,6 +11,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tonic::Code;
 
+use crate::bill::{BillMetrics, Bills};
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Call {
     rpc: &'static str,
@@ -28,6 +30,7 @@ pub(crate) struct Metrics {
     registry: Arc<Registry>,
     calls: Family<Call, Counter>,
     seconds: Family<Rpc, Histogram>,
+    bills: BillMetrics,
 }
 
 impl fmt::Debug for Metrics {
@@ -44,16 +47,26 @@ const BOUNDS: [f64; 11] = [
 impl Metrics {
     /// All at zero.
     pub(crate) fn new() -> Self {
-        let mut registry = Registry::with_prefix("vineyard_csi");
+        let mut all = Registry::default();
+        let bills = BillMetrics::default();
+        all.sub_registry_with_prefix("vineyard")
+            .register_collector(Box::new(bills.clone()));
+        let registry = all.sub_registry_with_prefix("vineyard_csi");
         let calls = Family::<Call, Counter>::default();
         registry.register("calls", "CSI calls answered, by gRPC code", calls.clone());
         let seconds = Family::<Rpc, Histogram>::new_with_constructor(|| Histogram::new(BOUNDS));
         registry.register_with_unit("call", "Time to the answer", Unit::Seconds, seconds.clone());
         Self {
-            registry: Arc::new(registry),
+            registry: Arc::new(all),
             calls,
             seconds,
+            bills,
         }
+    }
+
+    /// Shows these bills from now on.
+    pub(crate) fn show(&self, bills: Bills) {
+        self.bills.show(bills);
     }
 
     /// Counts one call.
@@ -63,7 +76,7 @@ impl Metrics {
         self.seconds.get_or_create(&Rpc { rpc }).observe(seconds);
     }
 
-    /// Everything, for a scraper.
+    /// Everything, for a scraper. Blocking: sizes of volumes and cgroups of pods are looked at.
     ///
     /// # Errors
     /// When a metric cannot be written as text.

@@ -1,6 +1,6 @@
 //! The messages that Vineyard's processes exchange, generated from `proto/*.proto`. Code only: no behaviour.
 //!
-//! `payer` and `node` are always there and link only prost. The feature `csi` adds the gRPC services of the driver.
+//! `payer`, `node` and `admin` are always there and link only prost. The feature `csi` adds the gRPC services of the driver.
 
 /// Client ↔ payer: reserve and pull on passed descriptors.
 pub mod payer {
@@ -18,6 +18,15 @@ pub mod node {
         reason = "generated; the .proto file is the documentation"
     )]
     include!(concat!(env!("OUT_DIR"), "/vineyard.node.v1.rs"));
+}
+
+/// Operator ↔ node driver: who is billed for what.
+pub mod admin {
+    #![expect(
+        missing_docs,
+        reason = "generated; the .proto file is the documentation"
+    )]
+    include!(concat!(env!("OUT_DIR"), "/vineyard.admin.v1.rs"));
 }
 
 /// Container Storage Interface 1.12. `{:?}` of a request never shows its secrets.

@@ -14,6 +14,7 @@ use crate::args::Settings;
 use crate::beneath;
 use crate::bills::Bills;
 use crate::bytes::human;
+use crate::driver::{NodeBills, SOCKET};
 use crate::exit::Outcome;
 use crate::output::columns;
 use crate::progress;
@@ -27,6 +28,9 @@ pub(crate) struct Charges {
     /// Show every object
     #[arg(long)]
     objects: bool,
+    /// Show every volume of this node, as its driver tells it: by its operator's socket [default: /run/vineyard/admin.sock]
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, default_missing_value = SOCKET, conflicts_with_all = ["directory", "objects"])]
+    driver: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -49,6 +53,13 @@ struct Share {
 impl Charges {
     /// Surveys and prints.
     pub(crate) fn run(self, settings: &Settings) -> anyhow::Result<Outcome> {
+        if let Some(socket) = &self.driver {
+            let bar = progress::spinner("surveying");
+            let bills = NodeBills::of(socket, true)?;
+            bar.finish_and_clear();
+            settings.format.print(&bills, NodeBills::table)?;
+            return Ok(Outcome::Done);
+        }
         let directory = self.directory.as_deref().unwrap_or(settings.directory());
         let bar = progress::spinner("surveying");
         let bills = Bills::of(directory)?;

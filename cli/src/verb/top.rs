@@ -1,7 +1,7 @@
 //! `top`: the volume's use, its largest objects and who is charged, again and again.
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use vineyard_store::{ListOptions, Volume};
 use crate::args::Settings;
 use crate::bills::Bills;
 use crate::bytes::{age, human, parse_duration};
+use crate::driver::{NodeBills, SOCKET};
 use crate::exit::Outcome;
 use crate::output::{Format, columns};
 
@@ -30,6 +31,9 @@ pub(crate) struct Top {
     /// How many objects
     #[arg(long, default_value_t = 20)]
     rows: usize,
+    /// Show every volume of this node, as its driver tells it: by its operator's socket [default: /run/vineyard/admin.sock]
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, default_missing_value = SOCKET)]
+    driver: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -60,15 +64,29 @@ struct ObjectRow {
 impl Top {
     /// Looks until it is stopped.
     pub(crate) fn run(self, settings: &Settings) -> anyhow::Result<Outcome> {
+        if let Some(socket) = &self.driver {
+            // The last surveys: nobody should be surveyed again and again.
+            return self.again(settings, || NodeBills::of(socket, false), NodeBills::table);
+        }
         let volume = settings.volume()?;
+        let look = || look(&volume, settings.directory(), self.rows);
+        self.again(settings, look, table)
+    }
+
+    fn again<T: Serialize>(
+        &self,
+        settings: &Settings,
+        look: impl Fn() -> anyhow::Result<T>,
+        table: impl Fn(&T) -> String,
+    ) -> anyhow::Result<Outcome> {
         loop {
             let start = Instant::now();
-            let look = look(&volume, settings.directory(), self.rows)?;
+            let seen = look()?;
             let cost = start.elapsed();
             if settings.format == Format::Table && !self.once && io::stdout().is_terminal() {
                 io::stdout().write_all(CLEAR.as_bytes())?;
             }
-            settings.format.print(&look, table)?;
+            settings.format.print(&seen, &table)?;
             io::stdout().flush()?;
             if self.once {
                 return Ok(Outcome::Done);

@@ -196,6 +196,11 @@ impl Account {
         !unchanged && !recent && !self.is_due()
     }
 
+    /// How long ago the last run ended.
+    pub(crate) fn age(&self) -> Option<Duration> {
+        self.ended.map(|at| at.elapsed())
+    }
+
     /// How long the last run took.
     pub(crate) fn took(&self) -> Duration {
         self.took

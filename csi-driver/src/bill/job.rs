@@ -3,6 +3,7 @@
 //! What it does is not recorded but found: a restarted driver surveys every volume, and what is on a wrong bill is the job.
 
 use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -150,6 +151,10 @@ impl Inner {
         took: Duration,
     ) {
         let used = self.used(id).await.unwrap_or_default();
+        if let Ok((report, _)) = &ended {
+            self.moved
+                .fetch_add(report.outcome.moved, Ordering::Relaxed);
+        }
         let seconds = took.as_secs_f64();
         match &ended {
             Ok((report, wrong)) if *wrong > 0 => {

@@ -7,6 +7,7 @@
 #![expect(dead_code, reason = "the sockets and the retainer come next")]
 
 mod account;
+pub(crate) mod admin;
 mod ask;
 pub(crate) mod book;
 mod engine;
@@ -14,17 +15,20 @@ mod fill;
 pub(crate) mod grants;
 mod handover;
 mod job;
+mod metrics;
 mod pods;
 mod record;
 mod request;
 mod retainer;
 mod size;
+mod views;
 mod watch;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +41,7 @@ use account::{Account, Use};
 pub(crate) use book::{Book, PodBill};
 pub(crate) use engine::{Engine, RetainerEngine};
 pub(crate) use grants::WritableClaim;
+pub(crate) use metrics::BillMetrics;
 pub(crate) use pods::Pods;
 pub(crate) use record::RecordError;
 pub(crate) use request::{FileRequest, RequestError, RetainerRequest};
@@ -126,6 +131,8 @@ struct Inner {
     /// One at a time sums up and asks.
     asking: tokio::sync::Mutex<()>,
     runs: Arc<Semaphore>,
+    /// Bytes that were handed over since this process began.
+    moved: AtomicU64,
 }
 
 /// What is known now. Small enough to be locked for every look.
@@ -212,6 +219,7 @@ impl Bills {
                 sizes: Mutex::default(),
                 changed: Sender::new(()),
                 asking: tokio::sync::Mutex::default(),
+                moved: AtomicU64::new(0),
             }),
         })
     }

@@ -1,0 +1,146 @@
+//! From the producer to the retainer, while nothing goes wrong.
+
+use std::fs;
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use vineyard_tests::commands::{Answer, Content};
+use vineyard_tests::process::poll;
+use vineyard_tests::watchdog::deadline;
+
+use crate::pod::Pod;
+use crate::retainer::{Retainer, bill, charges, is_retained, requested, wait_until_retained};
+use crate::{LIMIT, MIB, possible};
+
+const SIZES: [u64; 6] = [1, 4096, 100_000, 300_000, 2 * MIB, 9 * MIB + 5];
+
+fn content(seed: usize, len: u64) -> Content {
+    let seed = seed as u64;
+    Content { seed, len }
+}
+
+fn put_all(pod: &mut Pod) -> Result<u64> {
+    for (index, len) in SIZES.into_iter().enumerate() {
+        let answer = pod.put(0, &format!("n/{index}"), content(index, len))?;
+        ensure!(matches!(answer, Answer::Object { .. }), "{answer:?}");
+    }
+    Ok(SIZES.iter().sum())
+}
+
+fn get_all(pod: &mut Pod) -> Result<()> {
+    for (index, len) in SIZES.into_iter().enumerate() {
+        pod.get(0, &format!("n/{index}"), content(index, len))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_a_pod_puts_is_its_own_bill_then_the_retainers_and_never_its_readers() -> Result<()> {
+    possible!();
+    let _limit = deadline(LIMIT, "a life");
+    let (mut node, _retainer) = Retainer::start(&[])?;
+    node.create("data", 64 * MIB)?;
+    let mut producer = Pod::start(&mut node, 1, None)?;
+    let empty = bill(&node, "data")?;
+    ensure!(is_retained(&empty, 1), "the driver's own page: {empty:?}");
+    producer.start_client()?;
+    let bytes = put_all(&mut producer)?;
+    let billed = bill(&node, "data")?;
+    ensure!(billed["podp1"] >= bytes, "{billed:?}");
+    // SIGTERM, as kubelet ends it: the hand-over is under way before any unpublish.
+    producer.signal_sidecar(Signal::SIGTERM)?;
+    ensure!(
+        poll(LIMIT, || requested(&node).is_ok_and(|it| it >= bytes)),
+        "never requested"
+    );
+    producer.clients.clear();
+    producer.wait_for_sidecar()?;
+    wait_until_retained(&node, "data", bytes)?;
+    producer.unpublish(&mut node, true)?;
+    drop(producer);
+    let billed = wait_until_retained(&node, "data", bytes)?;
+    let listed = charges(&node, "data")?;
+    ensure!(
+        listed["retained_bytes"].as_u64() == billed.get("podretainer-1").copied(),
+        "{listed}"
+    );
+    ensure!(requested(&node)? >= bytes);
+
+    let mut reader = Pod::start(&mut node, 2, None)?;
+    reader.start_client()?;
+    get_all(&mut reader)?;
+    ensure!(bill(&node, "data")? == billed, "a reader changes no bill");
+    reader.unpublish(&mut node, false)?;
+    node.unstage("data")?;
+    node.delete("data")?;
+    ensure!(
+        poll(LIMIT, || requested(&node).is_ok_and(|it| it == 0)),
+        "still requested"
+    );
+    ensure!(node.mounts()?.is_empty(), "{:?}", node.mounts()?);
+    Ok(())
+}
+
+#[test]
+fn ordinary_files_and_the_bytes_of_a_sidecar_that_was_killed_are_handed_over_too() -> Result<()> {
+    possible!();
+    let _limit = deadline(LIMIT, "no farewell");
+    let (mut node, _retainer) = Retainer::start(&[])?;
+    node.create("data", 64 * MIB)?;
+    let mut pod = Pod::start(&mut node, 1, None)?;
+    pod.start_client()?;
+    let bytes = put_all(&mut pod)?;
+    // Charged to this test, which is in no pod; and half a region of it moves only when nobody can write any more.
+    fs::write(pod.volume().join("plain"), vec![7; 3 << 20])?;
+    pod.unpublish(&mut node, true)?;
+    wait_until_retained(&node, "data", bytes + 3 * MIB)?;
+    drop(pod);
+    node.unstage("data")?;
+    node.delete("data")
+}
+
+#[test]
+fn a_pod_that_leaves_takes_nobody_elses_bill_with_it() -> Result<()> {
+    possible!();
+    let _limit = deadline(LIMIT, "two pods");
+    let (mut node, _retainer) = Retainer::start(&[])?;
+    node.create("data", 64 * MIB)?;
+    let mut one = Pod::start(&mut node, 1, Some("32MiB"))?;
+    let mut two = Pod::start(&mut node, 2, Some("32MiB"))?;
+    one.start_client()?;
+    two.start_client()?;
+    one.put(0, "one", content(1, 10 * MIB))?;
+    two.put(0, "two", content(2, 5 * MIB))?;
+    one.unpublish(&mut node, false)?;
+    let billed = bill(&node, "data")?;
+    ensure!(
+        billed.get("podretainer-1") >= Some(&(10 * MIB)),
+        "{billed:?}"
+    );
+    ensure!(billed.get("podp2") >= Some(&(5 * MIB)), "{billed:?}");
+    two.put(0, "more", content(3, 5 * MIB))?;
+    let billed = bill(&node, "data")?;
+    ensure!(billed.get("podp2") >= Some(&(10 * MIB)), "{billed:?}");
+    two.unpublish(&mut node, false)?;
+    wait_until_retained(&node, "data", 20 * MIB)?;
+    Ok(())
+}
+
+#[test]
+fn what_the_allowance_does_not_cover_is_the_retainers_from_the_beginning() -> Result<()> {
+    possible!();
+    let _limit = deadline(LIMIT, "overflow");
+    let (mut node, _retainer) = Retainer::start(&["--request-chunk", "4MiB"])?;
+    node.create("data", 64 * MIB)?;
+    let mut pod = Pod::start(&mut node, 1, Some("0"))?;
+    pod.start_client()?;
+    for (index, len) in SIZES.into_iter().enumerate() {
+        let answer = pod.put(0, &format!("n/{index}"), content(index, len))?;
+        ensure!(matches!(answer, Answer::Object { .. }), "{answer:?}");
+        ensure!(requested(&node)? >= len, "only under what is allocated");
+    }
+    let billed = bill(&node, "data")?;
+    ensure!(is_retained(&billed, SIZES.iter().sum()), "{billed:?}");
+    get_all(&mut pod)?;
+    pod.unpublish(&mut node, true)
+}
