@@ -20,6 +20,8 @@ pub(crate) struct Tenant {
     pub(crate) departing: bool,
     /// It had a cgroup when somebody looked last.
     pub(crate) is_alive: bool,
+    /// Nothing was charged to it when its NodeUnpublishVolume was called.
+    pub(crate) owes_nothing: bool,
 }
 
 /// How much memory the volume uses.
@@ -105,13 +107,15 @@ impl Account {
             writable,
             departing: false,
             is_alive: false,
+            owes_nothing: false,
         };
         self.tenants.insert(path.to_owned(), tenant);
     }
 
     /// Records that a pod's unpublish was called. Returns whether that is news.
-    pub(crate) fn depart(&mut self, path: &Path) -> Option<bool> {
+    pub(crate) fn depart(&mut self, path: &Path, owes_nothing: bool) -> Option<bool> {
         let tenant = self.tenants.get_mut(path)?;
+        tenant.owes_nothing = owes_nothing;
         Some(!std::mem::replace(&mut tenant.departing, true))
     }
 
@@ -212,9 +216,14 @@ impl Account {
             .all(|tenant| tenant.uid.as_ref() == Some(uid))
     }
 
+    /// Whether something is on a wrong bill, or nobody knows.
+    pub(crate) fn has_left(&self) -> bool {
+        self.pending > 0 || self.trouble.is_some()
+    }
+
     /// What its worker does next.
     pub(crate) fn next(&self) -> Next {
-        let is_left = self.pending > 0 || self.trouble.is_some();
+        let is_left = self.has_left();
         match () {
             () if self.halted || self.running.is_some() || self.has_nameless() => Next::Rest,
             () if self.asked > self.done && self.trouble.is_none() => Next::Run,

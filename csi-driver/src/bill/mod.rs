@@ -326,6 +326,7 @@ impl Bills {
         let Some(used) = self.inner.used(id).await else {
             return;
         };
+        let owes_nothing = self.owes_nothing(id, path).await;
         let (ticket, is_settled) = {
             let mut all = self.inner.accounts();
             let Accounts {
@@ -335,9 +336,12 @@ impl Bills {
                 return;
             };
             let uid = account.tenant(path).and_then(|it| it.uid.clone());
-            let Some(is_news) = account.depart(path) else {
+            let Some(is_news) = account.depart(path, owes_nothing) else {
                 return;
             };
+            if owes_nothing {
+                return;
+            }
             let was_leaving = uid.is_some_and(|uid| leaving.contains_key(&uid));
             let is_settled = was_leaving && account.is_settled(used);
             // What a pod has said is counted already; of any other it is only known that it has no more than there is.
@@ -363,6 +367,21 @@ impl Bills {
         }
     }
 
+    /// Whether the pod at `path` has nothing to hand over, which a million objects need not be looked at for.
+    async fn owes_nothing(&self, id: &VolumeId, path: &Path) -> bool {
+        let uid = {
+            let all = self.inner.accounts();
+            let tenant = all.volumes.get(id).and_then(|it| it.tenant(path));
+            tenant.and_then(|it| it.uid.clone())
+        };
+        let Some(uid) = uid else {
+            return false;
+        };
+        let pods = Arc::clone(&self.inner.pods);
+        let look = tokio::task::spawn_blocking(move || pods.owes_nothing(&uid));
+        look.await.unwrap_or(false)
+    }
+
     /// The volume is not mounted at `path` any more.
     pub(crate) async fn after_unpublish(&self, id: &VolumeId, path: &Path) {
         let gone = {
@@ -373,8 +392,10 @@ impl Bills {
             let Some(tenant) = account.unpublish(path) else {
                 return;
             };
-            // Nobody else may write now, perhaps, and then more can be moved; and it may have written until a moment ago.
-            account.ask(0);
+            // It may have written until a moment ago; and perhaps nobody else may write now, and then more can be moved.
+            if !tenant.owes_nothing || account.has_left() {
+                account.ask(0);
+            }
             let uid = tenant.uid;
             uid.filter(|uid| !all.volumes.values().any(|account| account.has(uid)))
         };

@@ -82,6 +82,16 @@ impl Pods {
         self.directory(uid).map_or_else(Vec::new, |it| ids(&it))
     }
 
+    /// Whether a pod has a cgroup, and no page of a tmpfs is charged to it: then no volume's bill changes when it goes.
+    ///
+    /// The kernel may count pages that were pulled from it meanwhile, but never too few.
+    pub(crate) fn owes_nothing(&self, uid: &PodUid) -> bool {
+        let stat = self
+            .directory(uid)
+            .and_then(|it| fs::read_to_string(it.join("memory.stat")).ok());
+        stat.is_some_and(|stat| shmem(&stat) == Some(0))
+    }
+
     /// The pod-level directory that a process is in; `None` when it is in no pod.
     ///
     /// # Errors
@@ -171,6 +181,15 @@ pub(crate) fn ids(directory: &Path) -> Vec<CgroupId> {
         );
     }
     ids
+}
+
+/// Bytes of tmpfs that are charged to a cgroup and everything below it. Version 1 names the sum apart.
+fn shmem(stat: &str) -> Option<u64> {
+    let of = |key: &str| {
+        let mut lines = stat.lines().filter_map(|line| line.split_once(' '));
+        lines.find(|(name, _)| *name == key)?.1.parse().ok()
+    };
+    of("total_shmem").or_else(|| of("shmem"))
 }
 
 /// Whether a directory of this name is the cgroup of some pod.

@@ -103,6 +103,25 @@ fn names_of_other_slices_are_no_pods() {
 }
 
 #[test]
+fn a_pod_owes_nothing_only_when_the_kernel_says_so() {
+    let (root, pods) = tree(&[&format!("kubepods/pod{UID}/container")]);
+    assert!(!pods.owes_nothing(&uid(OTHER)), "it has no cgroup any more");
+    assert!(!pods.owes_nothing(&uid(UID)), "nobody says so");
+    let stat = root.path().join(format!("kubepods/pod{UID}/memory.stat"));
+    for (text, nothing) in [
+        ("anon 1\nshmem 0\nfile 4096\n", true),
+        ("anon 1\nshmem 4096\n", false),
+        // Version 1: its own, and the sum.
+        ("cache 1\nshmem 0\ntotal_cache 1\ntotal_shmem 8192\n", false),
+        ("cache 1\nshmem 0\ntotal_shmem 0\n", true),
+        ("cache 1\n", false),
+    ] {
+        fs::write(&stat, text).unwrap();
+        assert_eq!(pods.owes_nothing(&uid(UID)), nothing, "{text}");
+    }
+}
+
+#[test]
 fn a_process_outside_of_any_pod_is_in_none() {
     let Ok(pods) = Pods::new(None) else {
         eprintln!("skipped: no memory cgroups here");

@@ -203,6 +203,12 @@ impl Stage {
         class.join(format!("pod{uid}"))
     }
 
+    /// What the kernel says is charged to the pod of any tmpfs.
+    pub(super) fn says_shmem(&self, uid: &PodUid, bytes: u64) {
+        let stat = self.cgroup(uid.as_str()).join("memory.stat");
+        fs::write(stat, format!("shmem {bytes}\n")).unwrap();
+    }
+
     pub(super) fn remove_cgroup(&self, uid: &PodUid) {
         fs::remove_dir_all(self.cgroup(uid.as_str())).unwrap();
     }

@@ -167,6 +167,21 @@ async fn unpublish_does_not_wait_for_what_is_done_already() {
 }
 
 #[tokio::test]
+async fn a_pod_to_which_nothing_is_charged_leaves_without_a_survey() {
+    let mut stage = Stage::new(1 << 40);
+    wait_long(&mut stage);
+    let id = stage.volume("a").await;
+    let (pod, _) = stage.pod("1");
+    stage.publish(&pod, &id).await;
+    stage.settled(&id).await;
+    stage.says_shmem(&pod, 0);
+    let runs = stage.engine.runs.load(Ordering::SeqCst);
+    stage.unpublish(&pod, &id).await;
+    stage.settled(&id).await;
+    assert_eq!(stage.engine.runs.load(Ordering::SeqCst), runs);
+}
+
+#[tokio::test]
 async fn a_run_that_counts_on_nobody_writing_ends_before_somebody_may() {
     let stage = Stage::new(1 << 40);
     let id = stage.volume("a").await;
