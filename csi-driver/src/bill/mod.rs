@@ -4,8 +4,6 @@
 //! volume published and does not leave, goes to the retainer. Events only say when to look: a pod leaves, is unpublished, or its
 //! cgroup is gone. `docs/design/bill.md` says the rest.
 
-#![expect(dead_code, reason = "the sockets and the retainer come next")]
-
 mod account;
 pub(crate) mod admin;
 mod ask;
