@@ -52,8 +52,14 @@ async fn the_allowance_is_what_is_asked_for_or_the_volumes_that_the_pod_alone_fi
     let all = [fresh.clone(), filled.clone(), shared];
     assert_eq!(allowance(None, &all).await, Some(100));
     assert_eq!(allowance(Some(7), &all).await, Some(7));
-    assert_eq!(allowance(Some(0), &[fresh.clone()]).await, Some(0));
-    assert_eq!(allowance(None, &[filled.clone()]).await, Some(0));
+    assert_eq!(
+        allowance(Some(0), std::slice::from_ref(&fresh)).await,
+        Some(0)
+    );
+    assert_eq!(
+        allowance(None, std::slice::from_ref(&filled)).await,
+        Some(0)
+    );
     // Never more than what is booked.
     assert_eq!(allowance(Some(5000), &[fresh, filled]).await, Some(1100));
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -73,11 +73,6 @@ impl Retainer {
             pod_directory_of: Box::new(pod_directory_of),
             state: Mutex::default(),
         }
-    }
-
-    /// Where it listens.
-    pub(crate) fn socket(&self) -> &Path {
-        &self.socket
     }
 
     /// The payer. The first call waits up to five seconds for it; it reconnects by itself when the retainer restarts.

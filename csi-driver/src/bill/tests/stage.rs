@@ -68,7 +68,6 @@ pub(super) struct FakeEngine {
     pub(super) runs: AtomicUsize,
     /// What the last run was told about writers.
     pub(super) exclusive: AtomicBool,
-    pub(super) reserved: Mutex<u64>,
 }
 
 impl FakeEngine {
