@@ -18,6 +18,7 @@ use nix::fcntl::{FallocateFlags, OFlag, fallocate, openat};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, mkdirat};
 use support::ground::{Ground, MIB, assert_pattern, pattern};
+use support::roles::Stingy;
 use vineyard_charge::handover::{HandOver, HandOverError, Outcome, Progress};
 use vineyard_charge::recharge::Slack;
 use vineyard_charge::{CgroupId, Extent, PAGE, Payer, REGION, ReserveError};
@@ -26,17 +27,6 @@ const SEALED: u32 = 0o444;
 
 fn pages(size: u64) -> u64 {
     size.next_multiple_of(PAGE)
-}
-
-/// Lends nothing.
-struct Stingy;
-
-impl Slack for Stingy {
-    fn lend(&self, _bytes: u64) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
-
-    fn take_back(&self, _bytes: u64) {}
 }
 
 /// Lends by a remount, as a driver does.
@@ -534,6 +524,43 @@ fn a_payer_that_dies_ends_the_pass_and_the_next_one_goes_on() {
     assert!(outcome.is_complete(), "{outcome:?}");
     assert_eq!(outcome.moved, used - moved);
     assert_eq!(ground.bills(), [(retainer, used)]);
+}
+
+#[test]
+fn a_driver_may_be_killed_at_any_moment() {
+    let Some(mut ground) = Ground::new(128 * MIB) else {
+        return;
+    };
+    furnish(&ground);
+    let driver = ground.cgroup("driver", None);
+    let retainer = ground.cgroup("retainer", None);
+    let payer = ground.payer(retainer);
+    let sizes: Vec<u64> = (0..2000).map(|index| 1 + index * 37).collect();
+    for (index, size) in sizes.iter().enumerate() {
+        write(&object(&ground, &format!("{index}.raw")), *size, SEALED);
+    }
+    write(&object(&ground, "large.raw"), 20 * MIB + 5, SEALED);
+    let used = ground.used();
+    for round in 0..8 {
+        ground.driver(driver, retainer);
+        std::thread::sleep(Duration::from_millis(10 + 25 * round));
+        ground.kill_last();
+        // Bytes of a large file that is being moved may count twice for a moment, but nothing stays behind.
+        let leftover: u64 = fs::read_dir(ground.at(".vineyard/tmp"))
+            .unwrap()
+            .map(|entry| pages(entry.unwrap().metadata().unwrap().len()))
+            .sum();
+        ground.assert_used(used + leftover);
+        for (index, size) in sizes.iter().enumerate() {
+            assert_pattern(&object(&ground, &format!("{index}.raw")), *size);
+        }
+    }
+    let outcome = Order::new(&ground, &payer, retainer).run().unwrap();
+    assert!(outcome.is_complete(), "{outcome:?}");
+    assert!(is_empty(&ground.at(".vineyard/tmp")));
+    assert_eq!(ground.bills(), [(retainer, used)]);
+    ground.assert_used(used);
+    assert_pattern(&object(&ground, "large.raw"), 20 * MIB + 5);
 }
 
 #[test]

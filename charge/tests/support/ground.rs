@@ -166,6 +166,18 @@ impl Ground {
         assert!(writer.wait().unwrap().success());
     }
 
+    /// A process that hands the volume over to the payer that was started last, whose cgroup is `owner`.
+    pub fn driver(&mut self, cgroup: CgroupId, owner: CgroupId) {
+        let (volume, socket) = (self.volume(), self.sockets.last().unwrap().clone());
+        let owner = owner.0.to_string();
+        let environment = [
+            ("PATH_OF", volume.as_os_str()),
+            ("SOCKET", socket.as_os_str()),
+            ("OWNER", owner.as_ref()),
+        ];
+        self.start(cgroup, "driver", &environment);
+    }
+
     /// Starts this test program again, in a role, and moves it to the cgroup before it does anything.
     fn start(&mut self, cgroup: CgroupId, role: &str, environment: &[(&str, &std::ffi::OsStr)]) {
         let mut child = Command::new(std::env::current_exe().unwrap())

@@ -10,7 +10,7 @@
 #[cfg(feature = "control")]
 pub mod ground;
 #[cfg(feature = "control")]
-mod roles;
+pub mod roles;
 
 use std::io;
 use std::os::fd::AsFd;

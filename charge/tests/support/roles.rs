@@ -8,7 +8,22 @@ use std::path::PathBuf;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Gid, Uid, setresgid, setresuid};
 
+use vineyard_charge::handover::{HandOver, Progress};
+use vineyard_charge::recharge::Slack;
+use vineyard_charge::{CgroupId, RemotePayer};
+
 use super::ground::write_pattern;
+
+/// Lends nothing.
+pub struct Stingy;
+
+impl Slack for Stingy {
+    fn lend(&self, _bytes: u64) -> std::io::Result<()> {
+        Err(std::io::ErrorKind::Unsupported.into())
+    }
+
+    fn take_back(&self, _bytes: u64) {}
+}
 
 #[test]
 #[ignore = "a role: started by other tests in a cgroup of its own"]
@@ -31,6 +46,21 @@ fn play() {
             let file = File::create(&path).unwrap();
             write_pattern(&file, size);
             file.sync_all().unwrap();
+        }
+        "driver" => {
+            let variable = |name| std::env::var(format!("VINEYARD_TEST_{name}")).unwrap();
+            let payer = RemotePayer::connect(variable("SOCKET").as_ref(), "driver").unwrap();
+            let order = HandOver {
+                layer: &path,
+                stays: &|_| false,
+                payer: &payer,
+                payer_owners: &[CgroupId(variable("OWNER").parse().unwrap())],
+                exclusive: false,
+                slack: &Stingy,
+                progress: &Progress::default(),
+                until: None,
+            };
+            order.run().unwrap();
         }
         role => {
             if role == "blind payer" {
