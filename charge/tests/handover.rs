@@ -545,12 +545,13 @@ fn a_driver_may_be_killed_at_any_moment() {
         ground.driver(driver, retainer);
         std::thread::sleep(Duration::from_millis(10 + 25 * round));
         ground.kill_last();
-        // Bytes of a large file that is being moved may count twice for a moment, but nothing stays behind.
+        // At most a copy that has its first name, and the end of the large file in one huge page.
         let leftover: u64 = fs::read_dir(ground.at(".vineyard/tmp"))
             .unwrap()
             .map(|entry| pages(entry.unwrap().metadata().unwrap().len()))
             .sum();
-        ground.assert_used(used + leftover);
+        let more = ground.used() - used;
+        assert!(more == leftover || more - leftover < REGION, "{more}");
         for (index, size) in sizes.iter().enumerate() {
             assert_pattern(&object(&ground, &format!("{index}.raw")), *size);
         }
