@@ -24,7 +24,7 @@ use nix::sys::statfs::fstatfs;
 use crate::PAGE;
 use crate::cgroup::CgroupId;
 use crate::payer::{Payer, ReserveError};
-use crate::recharge::{Slack, nobody_writes};
+use crate::recharge::Slack;
 use crate::survey::SurveyError;
 use crate::tree::{self, Ended};
 use pass::Pass;
@@ -197,10 +197,9 @@ impl HandOver<'_> {
             let bytes = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
             pass.found += bytes;
             // Nobody can open it any more, so that who does not write to it now never will.
-            let still = self.exclusive || nobody_writes(file.as_fd());
             stopped = self
                 .in_time()
-                .and_then(|()| pass.pull(&file, Path::new(""), still, bytes));
+                .and_then(|()| pass.pull(&file, Path::new(""), true, bytes));
             match &stopped {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(_) => ControlFlow::Break(()),

@@ -471,6 +471,36 @@ fn what_is_removed_or_renamed_or_replaced_during_the_pass_does_not_come_back() {
 }
 
 #[test]
+fn a_file_in_the_trash_that_is_filled_anew_is_left_to_its_writer() {
+    let Some(mut ground) = Ground::new(64 * MIB) else {
+        return;
+    };
+    furnish(&ground);
+    let retainer = ground.cgroup("retainer", None);
+    let payer = ground.payer(retainer);
+    let path = ground.at(".vineyard/trash/recycled");
+    let size = 9 * MIB + 5000;
+    write(&path, size, SEALED);
+    let writer = File::options().read(true).write(true).open(&path).unwrap();
+    let order = Order::new(&ground, &payer, retainer);
+    let outcome = order.run().unwrap();
+    let tail = pages(size) % REGION;
+    assert_eq!(outcome.left_bytes, tail, "{outcome:?}");
+    assert_eq!(outcome.moved, pages(size) - tail);
+    drop(writer);
+    let changed = || fs::metadata(&path).unwrap().ctime_nsec();
+    assert!(order.run().unwrap().is_complete());
+    let before = changed();
+    assert!(order.run().unwrap().is_complete());
+    assert_eq!(
+        changed(),
+        before,
+        "what is on the right bill is not touched"
+    );
+    assert_pattern(&path, size);
+}
+
+#[test]
 fn a_payer_that_is_billed_elsewhere_gets_nothing() {
     let Some(mut ground) = Ground::new(64 * MIB) else {
         return;

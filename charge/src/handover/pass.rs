@@ -21,6 +21,7 @@ use crate::mapping::resident_pages;
 use crate::payer::{Limit, ReserveError};
 use crate::recharge::{
     BATCH, Check, Copied, Large, Moved, Original, RechargeError, Replace, SMALL, Scratch, Slack,
+    nobody_writes,
 };
 use crate::survey::{Small, SurveyError, Surveyor, Whose};
 use crate::tree::{self, Visit};
@@ -84,11 +85,16 @@ impl Drop for Loan<'_> {
 
 impl<'a> Pass<'a> {
     pub(super) fn new(order: &'a HandOver<'a>, root: BorrowedFd<'a>) -> Result<Self, SurveyError> {
+        // What a driver that was killed has left is not worth moving.
+        let scratch = tree::open(root, OsStr::new(SCRATCH), OFlag::O_DIRECTORY).ok();
+        if let Some(scratch) = &scratch {
+            Scratch::sweep(scratch.as_fd());
+        }
         Ok(Self {
             order,
             root,
             surveyor: Surveyor::open()?,
-            scratch: None,
+            scratch,
             linked: HashSet::new(),
             batch: Vec::with_capacity(BATCH),
             batch_bytes: 0,
@@ -146,13 +152,10 @@ impl<'a> Pass<'a> {
                 None => {
                     self.billed(&whose.owners);
                     self.seen(item.allocated);
-                    self.beyond(
-                        &item.file,
-                        item.size,
-                        item.allocated,
-                        whose.present,
-                        item.still,
-                    );
+                    if item.allocated > whose.present {
+                        let writable = writable(item.file.as_fd(), item.still);
+                        self.beyond(&item.file, item.allocated, whose.present, writable);
+                    }
                 }
             }
         }
@@ -267,11 +270,7 @@ impl<'a> Pass<'a> {
         allocated: u64,
     ) -> Result<(), Stop> {
         let name = (!path.as_os_str().is_empty()).then_some(path);
-        let writable = if still {
-            reopen(file.as_fd()).ok()
-        } else {
-            None
-        };
+        let writable = writable(file.as_fd(), still);
         let order = self.order;
         let stays = |owner| order.rightly(owner);
         let large = Large {
@@ -303,9 +302,7 @@ impl<'a> Pass<'a> {
             return Err(Stop::TimeUp);
         }
         self.seen(allocated);
-        let size = fstat(file.as_fd()).map_or(0, |it| u64::try_from(it.st_size).unwrap_or(0));
-        let present = moved.owners.values().sum();
-        self.beyond(file, size, allocated, present, still);
+        self.beyond(file, allocated, moved.owners.values().sum(), writable);
         Ok(())
     }
 
@@ -318,7 +315,7 @@ impl<'a> Pass<'a> {
             return;
         }
         let why = if is_exclusive {
-            "the payer has no room, or its pages are in use"
+            "the payer or the machine has no room for whole regions, or its pages are in use"
         } else {
             "its end, its holes and its huge pages move only when nobody can write to it"
         };
@@ -332,41 +329,33 @@ impl<'a> Pass<'a> {
     }
 
     /// Bytes beyond the end of a file, whose owner nobody can tell: they are freed where nobody can be about to fill them.
-    fn beyond(&mut self, file: &impl AsFd, size: u64, allocated: u64, present: u64, still: bool) {
+    fn beyond(&mut self, file: &impl AsFd, allocated: u64, present: u64, writable: Option<File>) {
         if allocated <= present {
             return;
         }
-        let end = size.next_multiple_of(PAGE);
-        if still
-            && resident_pages(file.as_fd(), end, 0).is_ok_and(|pages| pages > 0)
-            && let Ok(writable) = reopen(file.as_fd())
-            && let Ok(offset) = i64::try_from(end)
+        if let Some(writable) = writable
+            && let Ok(stat) = fstat(&writable)
+            && let end = (stat.st_size + 4095) & !4095
+            && u64::try_from(end)
+                .is_ok_and(|end| resident_pages(file.as_fd(), end, 0).is_ok_and(|pages| pages > 0))
         {
             let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            let most = i64::MAX - offset - 4096;
-            while fallocate(&writable, flags, offset, most) == Err(Errno::EINTR) {}
+            let most = i64::MAX - end - 4095;
+            while fallocate(&writable, flags, end, most) == Err(Errno::EINTR) {}
         }
         let now = fstat(file.as_fd()).map_or(allocated, |stat| self::allocated(&stat));
         self.found = self.found.saturating_sub(allocated.saturating_sub(now));
         self.outcome.unseen += now.saturating_sub(present);
     }
 
+    /// Where copies get their first name.
     fn scratch(&mut self) -> Option<OwnedFd> {
         if let Some(open) = self.scratch.take() {
             return Some(open);
         }
-        let open = || tree::open(self.root, OsStr::new(SCRATCH), OFlag::O_DIRECTORY);
-        let opened = match open() {
-            Err(Errno::ENOENT) => {
-                make(self.root, OWN);
-                make(self.root, SCRATCH);
-                open()
-            }
-            other => other,
-        };
-        let opened = opened.ok()?;
-        Scratch::sweep(opened.as_fd());
-        Some(opened)
+        make(self.root, OWN);
+        make(self.root, SCRATCH);
+        tree::open(self.root, OsStr::new(SCRATCH), OFlag::O_DIRECTORY).ok()
     }
 
     fn billed(&mut self, owners: &[(CgroupId, u64)]) {
@@ -445,13 +434,20 @@ fn free(volume: BorrowedFd<'_>) -> Option<u64> {
     (statfs.blocks() > 0).then(|| statfs.blocks_available() * block)
 }
 
-/// The same file for writing, never another one that has its name now.
-fn reopen(file: BorrowedFd<'_>) -> io::Result<File> {
-    OpenOptions::new()
+/// The same file for writing, never another one that has its name now, if nobody writes to it.
+///
+/// A lease tells, also of a file that should have no writer: one in the trash may be filled anew by whoever removed it. He asks
+/// for it by a lease that he does not get while it is open here.
+fn writable(file: BorrowedFd<'_>, still: bool) -> Option<File> {
+    if !still || !nobody_writes(file) {
+        return None;
+    }
+    let opened = OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NONBLOCK)
-        .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        .open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    opened.ok()
 }
 
 /// Makes a directory for everybody, whatever the umask. Failing that there will be none.

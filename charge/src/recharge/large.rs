@@ -122,7 +122,14 @@ impl Large<'_> {
             let modified = TimeSpec::new(before.st_mtime, before.st_mtime_nsec);
             let _ = futimens(self.file, &accessed, &modified);
         };
-        restore();
+        // Not of a file that is on the right bill.
+        let mut is_touched = false;
+        let mut touch = || {
+            if !is_touched {
+                restore();
+            }
+            is_touched = true;
+        };
         let size = u64::try_from(before.st_size).unwrap_or(0);
         let mut moved = Moved::default();
         let mut begin = 0;
@@ -130,7 +137,7 @@ impl Large<'_> {
             if begin >= size {
                 break Ok(());
             }
-            if let Err(error) = self.part(begin, surveyor, payer, &mut moved) {
+            if let Err(error) = self.part(begin, surveyor, payer, &mut moved, &mut touch) {
                 break Err(error);
             }
             begin += PART;
@@ -138,7 +145,9 @@ impl Large<'_> {
                 break Ok(());
             }
         };
-        restore();
+        if is_touched {
+            restore();
+        }
         result.map(|()| moved)
     }
 
@@ -149,6 +158,7 @@ impl Large<'_> {
         surveyor: &mut Surveyor,
         payer: &dyn Payer,
         moved: &mut Moved,
+        touch: &mut dyn FnMut(),
     ) -> Result<(), RechargeError> {
         let mut first = None;
         let mut last = 0;
@@ -186,6 +196,7 @@ impl Large<'_> {
                 thread::sleep(Duration::from_millis(1 << rounds));
             }
             rounds += 1;
+            touch();
             self.round(&foreign, payer)?;
         }
     }
