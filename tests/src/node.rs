@@ -6,10 +6,12 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -36,9 +38,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Node {
     driver: Option<Process>,
+    retainer: Option<Process>,
     flags: Vec<String>,
     runtime: Runtime,
     own: Cgroup,
+    retained: Cgroup,
     pods: Cgroup,
     folder: TempDir,
 }
@@ -58,6 +62,7 @@ impl Node {
         let pods = Cgroup::run()?;
         let mut node = Self {
             own: pods.child("driver")?,
+            retained: pods.child("retainer")?,
             pods,
             folder,
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
@@ -65,7 +70,34 @@ impl Node {
                 .enable_all()
                 .build()?,
             driver: None,
+            retainer: None,
         };
+        node.start()?;
+        Ok(node)
+    }
+
+    /// The same, with a retainer.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_retainer(flags: &[&str]) -> Result<Self> {
+        let mut node = Self::new(flags)?;
+        node.kill()?;
+        let socket = node.folder().join("retainer.sock");
+        let arguments = ["retainer".as_ref(), "--listen".as_ref(), socket.as_os_str()];
+        let program = Program {
+            path: binaries::driver()?,
+            arguments: arguments.to_vec(),
+            uid: 0,
+            address_space: None,
+        };
+        node.retainer = Some(Process::start(&program, &node.retained)?);
+        ensure!(
+            poll(PATIENCE, || UnixStream::connect(&socket).is_ok()),
+            "the retainer does not listen"
+        );
+        let flags = ["--retainer".to_owned(), text(&socket)];
+        node.flags.extend(flags);
         node.start()?;
         Ok(node)
     }
@@ -86,6 +118,25 @@ impl Node {
     #[must_use]
     pub fn driver_cgroup(&self) -> &Cgroup {
         &self.own
+    }
+
+    /// The cgroup that the retainer runs in.
+    #[must_use]
+    pub fn retainer_cgroup(&self) -> &Cgroup {
+        &self.retained
+    }
+
+    /// Ends the driver as `kill -9` does, a while from now and whatever it is doing then. Wait for that before it is started
+    /// again.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill_within(&mut self, delay: Duration) -> Result<JoinHandle<Result<()>>> {
+        let driver = self.driver.take().context("no driver runs")?;
+        Ok(thread::spawn(move || {
+            thread::sleep(delay);
+            driver.kill()
+        }))
     }
 
     /// Starts the driver, and waits until it answers.
@@ -153,6 +204,21 @@ impl Node {
         driver.wait(PATIENCE).map(drop)
     }
 
+    /// Calls the driver once, whatever comes of it.
+    fn attempt<T, F>(
+        &self,
+        endpoint: &Endpoint,
+        call: &impl Fn(Channel) -> F,
+    ) -> Option<Result<Response<T>, Status>>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        self.runtime.block_on(async {
+            let channel = endpoint.connect().await.ok()?;
+            Some(call(channel).await)
+        })
+    }
+
     /// Calls the driver, again while it says that somebody is at it.
     ///
     /// # Errors
@@ -165,12 +231,10 @@ impl Node {
         let endpoint = Endpoint::from_shared(uri)?;
         let mut answer = None;
         let answered = poll(PATIENCE, || {
-            let attempt = self.runtime.block_on(async {
-                let channel = endpoint.connect().await.ok()?;
-                Some(call(channel).await)
-            });
-            answer = attempt;
+            answer = self.attempt(&endpoint, &call);
             match &answer {
+                // It is being killed: whoever does that starts it again.
+                _ if self.driver.is_none() => true,
                 None => false,
                 Some(Err(status)) => !matches!(status.code(), Code::Aborted | Code::Unavailable),
                 Some(Ok(_)) => true,
@@ -362,7 +426,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        drop(self.driver.take());
+        drop((self.driver.take(), self.retainer.take()));
         for point in self.mounts().unwrap_or_default().iter().rev() {
             let _ = umount2(point, MntFlags::MNT_DETACH);
         }

@@ -211,6 +211,8 @@ impl Drop for Draw {
 }
 
 #[cfg(test)]
+mod driver_model;
+#[cfg(test)]
 mod model;
 #[cfg(test)]
 mod tests;

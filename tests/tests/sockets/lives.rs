@@ -49,8 +49,9 @@ fn whoever_is_killed_nothing_is_spent_twice_and_nothing_that_was_put_is_lost() -
 }
 
 struct Life {
-    node: Node,
+    // Before the node, whose cgroup its cgroups are in.
     pod: Pod,
+    node: Node,
     random: Random,
     /// What is known to be there.
     kept: BTreeMap<String, Content>,

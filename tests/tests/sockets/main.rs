@@ -5,6 +5,8 @@ mod hostile;
 mod lives;
 mod pod;
 mod restarts;
+mod retained;
+mod volumes;
 
 /// Returns from the test, and says why, when the machine does not allow it. Builds what takes longer than any step may.
 macro_rules! possible {

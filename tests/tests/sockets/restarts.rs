@@ -223,6 +223,7 @@ fn claims_may_be_published_after_the_sidecar_has_started() -> Result<()> {
         },
     )?;
     ensure!(matches!(answer, Answer::Object { .. }), "{answer:?}");
+    pod.clients.clear();
     node.unpublish("more", "p1")?;
     pod.unpublish(&mut node, true)
 }
