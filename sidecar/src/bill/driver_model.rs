@@ -9,35 +9,43 @@ use crate::grants::{DriverGrants, Short};
 const ALLOWANCE: u64 = 1000;
 const CHUNK: u64 = 64;
 
-/// What the kernel charges: files with the container that each is charged to.
+/// What the kernel charges.
 #[derive(Clone, Debug, Default)]
-struct Kernel(Arc<Mutex<(u64, Vec<(u64, u64)>)>>);
+struct Kernel(Arc<Mutex<Charges>>);
+
+#[derive(Debug, Default)]
+struct Charges {
+    /// The container that the sidecar runs in.
+    container: u64,
+    /// Containers and bytes.
+    files: Vec<(u64, u64)>,
+}
 
 impl Kernel {
-    fn state(&self) -> MutexGuard<'_, (u64, Vec<(u64, u64)>)> {
+    fn state(&self) -> MutexGuard<'_, Charges> {
         self.0.lock().unwrap()
     }
 
     fn truth(&self) -> u64 {
-        self.state().1.iter().map(|(_, bytes)| bytes).sum()
+        self.state().files.iter().map(|(_, bytes)| bytes).sum()
     }
 
     fn here(&self) -> u64 {
         let state = self.state();
-        let own = state.1.iter().filter(|(at, _)| *at == state.0);
+        let own = state.files.iter().filter(|(at, _)| *at == state.container);
         own.map(|(_, bytes)| bytes).sum()
     }
 
     fn allocate(&self, bytes: u64) {
         let mut state = self.state();
-        let container = state.0;
-        state.1.push((container, bytes));
+        let container = state.container;
+        state.files.push((container, bytes));
     }
 
     fn free(&self, which: usize) -> Option<u64> {
         let mut state = self.state();
-        let count = state.1.len();
-        (count > 0).then(|| state.1.swap_remove(which % count).1)
+        let count = state.files.len();
+        (count > 0).then(|| state.files.swap_remove(which % count).1)
     }
 }
 
@@ -179,7 +187,7 @@ impl Pod {
             Step::Sidecar { container } => {
                 // What was under way is lost with the connection.
                 self.under_way.clear();
-                self.kernel.state().0 += u64::from(container);
+                self.kernel.state().container += u64::from(container);
                 (self.grants, self.bill) = start(&self.kernel, self.granted);
             }
         }

@@ -72,7 +72,7 @@ impl Talker {
     }
 
     /// Waits until the driver hangs up.
-    fn is_dropped(mut self) -> Result<()> {
+    fn ends(mut self) -> Result<()> {
         let mut rest = [0; 4096];
         loop {
             match self.stream.read(&mut rest) {
@@ -115,7 +115,7 @@ fn a_hostile_talker_costs_only_itself() -> Result<()> {
     let answer = victim.put(0, "meanwhile", Content { seed: 1, len: MIB })?;
     ensure!(matches!(answer, Answer::Object { .. }), "{answer:?}");
     for talker in crowd {
-        talker?.is_dropped()?;
+        talker?.ends()?;
     }
     for frame in [
         &[0, 0, 0, 0][..],
@@ -126,7 +126,7 @@ fn a_hostile_talker_costs_only_itself() -> Result<()> {
     ] {
         let mut talker = Talker::connect(&socket)?;
         talker.stream.write_all(frame)?;
-        talker.is_dropped()?;
+        talker.ends()?;
     }
 
     let pipes: Vec<_> = (0..100)
@@ -138,11 +138,11 @@ fn a_hostile_talker_costs_only_itself() -> Result<()> {
         .collect();
     let mut talker = Talker::connect(&socket)?;
     talker.say(Ask::GetDevices(GetDevices {}), &strangers)?;
-    talker.is_dropped()?;
+    talker.ends()?;
     let mut talker = Talker::connect(&socket)?;
     talker.hello()?;
     talker.say(Ask::GetDevices(GetDevices {}), &strangers)?;
-    talker.is_dropped()?;
+    talker.ends()?;
     foreign_files(&mut Talker::connect(&socket)?, &strangers)?;
 
     let mut talker = Talker::connect(&socket)?;
@@ -162,7 +162,7 @@ fn a_hostile_talker_costs_only_itself() -> Result<()> {
     // Whoever says hello last is the sidecar.
     let mut next = Talker::connect(&socket)?;
     next.hello()?;
-    talker.is_dropped()?;
+    talker.ends()?;
     drop((next, pipes));
 
     let back = poll(HANG, || {
