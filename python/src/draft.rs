@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyString;
 use vineyard_store::{Draft as StoreDraft, Mapping};
@@ -57,6 +58,15 @@ impl Draft {
         Memory::draft(Arc::clone(&self.0))
     }
 
+    /// Writes the first bytes.
+    fn write_head(&self, py: Python<'_>, head: &[u8]) -> PyResult<()> {
+        let state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*state {
+            State::Draft(draft) => draft.write_at(head, 0).map_err(|e| raise(py, &e)),
+            _ => Err(sealed_already()),
+        }
+    }
+
     /// Makes the object visible and final.
     #[pyo3(signature = (name, ttl, overwrite))]
     fn seal(
@@ -89,9 +99,11 @@ impl Draft {
         match done {
             Some(Ok(object)) => Ok(put_result(&object)),
             Some(Err(error)) => Err(raise(py, &error)),
-            None => Err(pyo3::exceptions::PyValueError::new_err(
-                "this draft is sealed already: create() another one",
-            )),
+            None => Err(sealed_already()),
         }
     }
+}
+
+fn sealed_already() -> PyErr {
+    PyValueError::new_err("this draft is sealed already: create() another one")
 }

@@ -62,9 +62,8 @@ class Draft:
         if head is None:
             raise TypeError(f"an array of dtype {kind} cannot be built in place: put() it when it is complete.")
         self._draft = volume._native.create("npy", _bytes(len(head) + math.prod(dims) * kind.itemsize, *dims))
-        memory = self._draft.memory
-        memoryview(memory)[: len(head)] = head
-        self.array = np.ndarray(dims, kind, memory, len(head))
+        self._draft.write_head(head)
+        self.array = np.ndarray(dims, kind, self._draft.memory, len(head))
         self._shape = dims
         self._type = np.ndarray
 

@@ -1,6 +1,7 @@
 //! `create`: an object that is built in place, in memory that is already its own.
 
 use std::fmt;
+use std::io::IoSlice;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -53,6 +54,20 @@ impl Draft {
     #[must_use]
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.mapping.as_mut_ptr()
+    }
+
+    /// Writes to a part of the memory without touching it by its addresses: what is written before anything else costs no
+    /// page fault.
+    ///
+    /// # Errors
+    /// When the part does not lie inside.
+    pub fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), Error> {
+        let end = offset.checked_add(bytes.len() as u64);
+        if end.is_none_or(|end| end > self.mapping.len() as u64) {
+            return Err(Error::io("write", Errno::EINVAL));
+        }
+        let slices = [IoSlice::new(bytes)];
+        self.volume.write_all(self.file.as_fd(), &slices, offset)
     }
 
     /// Length in bytes.

@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::mman::{MapFlags, ProtFlags};
-use nix::sys::stat::{Mode, fstat, futimens};
-use nix::sys::time::TimeSpec;
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::ftruncate;
 use vineyard_charge::Payer;
 
@@ -83,7 +82,7 @@ impl Fresh {
         }
     }
 
-    /// Makes a recycled file `end` bytes long.
+    /// Makes a recycled file `end` bytes long. That also counts as its last change.
     fn cut(&mut self, end: i64) -> Result<(), Errno> {
         ftruncate(self.file.as_fd(), end)?;
         let kept = u64::try_from(end)
@@ -135,6 +134,11 @@ impl Fresh {
     /// Opens the file for reading only, in place of the descriptor that could write.
     pub(crate) fn forbid_writing(&mut self) -> Result<(), Errno> {
         self.let_others_open();
+        let place = self.place.as_ref();
+        if let Some(file) = place.and_then(InTrash::reopen) {
+            self.file = file;
+            return Ok(());
+        }
         let again = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         self.file = open(again.as_str(), flags, Mode::empty())?;
@@ -162,7 +166,6 @@ impl Fresh {
         let Some(place) = &self.place else {
             return tree.link_as(self.as_fd(), tree.objects.as_fd(), object);
         };
-        futimens(self.as_fd(), &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW)?;
         place.move_to(object)
     }
 

@@ -81,7 +81,6 @@ pub(crate) struct Recycled {
     pub(crate) file: OwnedFd,
     /// Bytes that are allocated, from the start.
     pub(crate) bytes: u64,
-    inode: u64,
     until: Instant,
 }
 
@@ -90,6 +89,7 @@ pub(crate) struct Recycled {
 pub(crate) struct InTrash {
     tree: Arc<Tree>,
     name: ObjectFile,
+    inode: u64,
     process: u32,
     left: AtomicBool,
 }
@@ -269,7 +269,7 @@ impl Abandon for Arc<Bin> {
         for recycled in files.drain(..) {
             // A child that closed all descriptors and opened others must not lose those. The name is the parent's.
             let ours = fstat(recycled.file.as_fd())
-                .is_ok_and(|s| s.st_dev == self.device && s.st_ino == recycled.inode);
+                .is_ok_and(|s| s.st_dev == self.device && s.st_ino == recycled.place.inode);
             if !ours {
                 let _ = recycled.file.into_raw_fd();
             }
@@ -301,12 +301,12 @@ impl Recycled {
             place: InTrash {
                 tree: Arc::clone(tree),
                 name: *object,
+                inode: stat.st_ino,
                 process: std::process::id(),
                 left: AtomicBool::new(false),
             },
             file,
             bytes: u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
-            inode: stat.st_ino,
             until: Instant::now(),
         })
     }
@@ -318,6 +318,16 @@ impl Recycled {
 }
 
 impl InTrash {
+    /// Opens the file once more, for reading, if it is still there.
+    pub(crate) fn reopen(&self) -> Option<OwnedFd> {
+        let trash = self.tree.trash.as_fd();
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let file = openat(trash, self.name.as_str(), flags, Mode::empty()).ok()?;
+        fstat(file.as_fd())
+            .is_ok_and(|s| s.st_ino == self.inode)
+            .then_some(file)
+    }
+
     /// Moves the file to `objects/`, if it is still there.
     pub(crate) fn move_to(&self, object: &str) -> Result<(), Errno> {
         renameat2(

@@ -25,6 +25,18 @@ fn what_is_filled_in_place_is_got_and_the_array_stays_valid_but_private() {
 }
 
 #[test]
+fn what_is_written_by_offset_is_in_the_memory_and_stays_inside() {
+    let place = place();
+    let draft = place.volume.create(Kind::Raw, 3 << 20).unwrap();
+    draft.write_at(b"tail", (3 << 20) - 4).unwrap();
+    for beyond in [(3 << 20) - 3, 3 << 20, u64::MAX] {
+        assert!(draft.write_at(b"tail", beyond).is_err(), "{beyond}");
+    }
+    let (_, view) = draft.seal(&named("x")).unwrap();
+    assert_eq!(view.as_slice()[(3 << 20) - 5..], *b"\0tail");
+}
+
+#[test]
 fn a_dropped_draft_leaves_nothing() {
     let place = place();
     drop(place.volume.create(Kind::Raw, 5 << 20).unwrap());

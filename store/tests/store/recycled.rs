@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use vineyard_store::{Key, Kind, Mode, Options, PutOptions, Ref, Volume};
 
@@ -45,7 +45,10 @@ fn the_pages_of_a_removed_object_serve_the_next_one_of_any_size() {
         remove(&place, "x");
         assert_eq!(place.objects(), Vec::<String>::new());
         let content = pattern(len, u8::try_from(round).unwrap());
+        std::thread::sleep(Duration::from_millis(20));
+        let start = SystemTime::now() - Duration::from_millis(10);
         let object = place.put("x", &content);
+        assert!(place.volume.stat((&object).into()).unwrap().modified >= start);
         assert_eq!(inode(&place, &object), before, "{len}");
         before = inode(&place, &object);
         assert!(place.get("x").bytes() == content, "{len}");
