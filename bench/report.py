@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from reasons import REASONS
 from targets import figure, limit, verdicts
 
 NONE = "\u2013"
@@ -120,6 +121,25 @@ def targets_table(run: dict[str, Any]) -> str:
     return table(head, rows)
 
 
+def missed_table(run: dict[str, Any]) -> str:
+    """What is missed, by how much, and why."""
+    found: dict[str, list[str]] = {}
+    for verdict in verdicts(run):
+        by_limit, by_peer = verdict.missed(verdict.by_limit), verdict.missed(verdict.by_peer)
+        parts = [
+            f"{factor:.1f}x against {what}"
+            for factor, what in ((by_limit, "the limit"), (by_peer, "peers"))
+            if factor is not None and factor > 1
+        ]
+        if parts:
+            found.setdefault(verdict.target.label, []).append(f"{verdict.setting}: {', '.join(parts)}")
+    if not found:
+        return ""
+    rows = ["| missed | by | what the profile shows |", "|---|---|---|"]
+    rows += [f"| {label} | {'; '.join(by)} | {REASONS[label]} |" for label, by in found.items()]
+    return "\n".join(rows)
+
+
 def limits_table(run: dict[str, Any]) -> str:
     """What the machine could do, before and after."""
     keys = [key for key in run["limits"] if isinstance(run["limits"][key], float)]
@@ -137,6 +157,9 @@ def markdown(run: dict[str, Any]) -> str:
     parts += ["; ".join(facts) + ".", peers_table(run)]
     if found := targets_table(run):
         parts += ["Targets:", found]
+    # Tiny sizes and one round miss by chance.
+    if not run["quick"] and (found := missed_table(run)):
+        parts += ["Missed, by how much, and why:", found]
     parts += ["Limits:", limits_table(run)]
     reasons = [
         f"- {workload}, {setting}: {reason}"

@@ -41,6 +41,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="tiny sizes, one round, ours and files: a smoke test")
     parser.add_argument("--from", dest="earlier", type=Path, metavar="FILE", help="render an earlier --json FILE again")
     given = parser.parse_args()
+    if given.page and not given.page.exists():
+        parser.error(f"{given.page} does not exist: it is a page with marks that the tables go between")
     if given.quick:
         given.rounds, given.only = 1, given.only or "ours,ours-billed,files"
     return given

@@ -49,7 +49,7 @@ TARGETS = (
         peer=2.8,
     ),
     Target(
-        "put 1 GiB into new pages",
+        "put 1 GiB where one was removed",
         "large",
         "put_gbps",
         20,

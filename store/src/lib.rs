@@ -21,6 +21,7 @@
 //! Invariants: nothing half-written is ever visible; a sealed object never changes and has no holes; nothing outside
 //! the volume is ever followed.
 
+mod at_fork;
 mod consumed;
 mod copy;
 mod draft;

@@ -19,6 +19,7 @@ use nix::unistd::ftruncate;
 
 use vineyard_charge::Payer;
 
+use crate::at_fork::Kept;
 use crate::id::ObjectId;
 use crate::keeper::Keeper;
 use crate::lease;
@@ -82,6 +83,7 @@ pub(crate) struct Recycled {
     /// Bytes that are allocated, from the start.
     pub(crate) bytes: u64,
     until: Instant,
+    _kept: Kept,
 }
 
 /// The name of a file in the trash. Dropped, it goes.
@@ -267,7 +269,7 @@ impl Abandon for Arc<Bin> {
             return;
         };
         for recycled in files.drain(..) {
-            // A child that closed all descriptors and opened others must not lose those. The name is the parent's.
+            // They are closed already, and their numbers may be others' now. The names are the parent's.
             let ours = fstat(recycled.file.as_fd())
                 .is_ok_and(|s| s.st_dev == self.device && s.st_ino == recycled.place.inode);
             if !ours {
@@ -297,7 +299,9 @@ impl Recycled {
         let stat = fstat(file.as_fd()).ok()?;
         // Opened by root, who needs no permission, it may have another mode.
         fchmod(file.as_fd(), SEALED_MODE).ok()?;
+        let kept = Kept::new(file.as_fd())?;
         Some(Self {
+            _kept: kept,
             place: InTrash {
                 tree: Arc::clone(tree),
                 name: *object,

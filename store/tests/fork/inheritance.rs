@@ -7,7 +7,7 @@ use vineyard_charge::OwnPayer;
 use vineyard_store::{Kind, Options};
 
 use crate::alone;
-use crate::support::{Place, name, named, place, place_with};
+use crate::support::{Place, name, named, pattern, place, place_with};
 
 #[test]
 fn a_forked_child_that_still_maps_the_draft_cannot_change_the_object() {
@@ -109,4 +109,42 @@ fn child_of_a_stocked_parent(place: &Place) {
     assert_eq!(status, 0);
     assert_eq!(place.get("from the child").bytes(), b"1");
     place.put("from the parent", b"1");
+}
+
+#[test]
+fn a_forked_child_does_not_keep_what_its_parent_recycles() {
+    let _alone = alone();
+    let place = place();
+    let trash = || place.own("trash").len();
+    let remove = |at| assert!(place.volume.remove((&name(at)).into()).unwrap());
+    place.put("x", &pattern(9 << 20, 1));
+    remove("x");
+    assert_eq!(trash(), 1);
+    let mut end = [0; 2];
+    // SAFETY: a plain pipe; the child only reads from it and ends at once.
+    let child = unsafe {
+        assert_eq!(libc::pipe(end.as_mut_ptr()), 0);
+        let child = libc::fork();
+        if child == 0 {
+            let mut byte = 0_u8;
+            libc::close(end[1]);
+            libc::read(end[0], (&raw mut byte).cast(), 1);
+            libc::_exit(0);
+        }
+        child
+    };
+    assert!(child > 0);
+    place.put("y", &pattern(9 << 20, 2));
+    assert_eq!(trash(), 0);
+    // A lease on it is granted although the child lives.
+    remove("y");
+    assert_eq!(trash(), 1);
+    place.put("z", &pattern(9 << 20, 3));
+    assert_eq!(trash(), 0);
+    assert!(place.get("z").bytes() == pattern(9 << 20, 3));
+    // SAFETY: as above; the child is ours.
+    unsafe {
+        libc::close(end[1]);
+        libc::waitpid(child, std::ptr::null_mut(), 0);
+    }
 }
