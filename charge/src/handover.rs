@@ -6,6 +6,7 @@
 
 mod nameless;
 mod pass;
+mod symlinks;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -98,7 +99,8 @@ pub struct Outcome {
     pub left: Vec<Left>,
     /// Bytes of all that is left.
     pub left_bytes: u64,
-    /// Bytes of files that were reached, but whose owner nobody can tell: beyond the end of a file that others may write to.
+    /// Bytes that were reached, but whose owner nobody can tell: beyond the end of a file that others may write to, and symlinks
+    /// that are too long for their inode, a page each.
     pub unseen: u64,
     /// Bytes that the volume held all the time, and that neither a path nor a process that is visible from here reaches.
     pub unreached: u64,
@@ -189,6 +191,12 @@ impl HandOver<'_> {
 
     /// Moves what no path reaches, if there is any.
     fn nameless(&self, device: libc::dev_t, root: &File, pass: &mut Pass<'_>) -> Result<(), Stop> {
+        if used(root).is_ok_and(|used| used <= pass.found) {
+            return Ok(());
+        }
+        let symlinks = symlinks::bytes(root.as_fd());
+        pass.found += symlinks;
+        pass.outcome.unseen += symlinks;
         if used(root).is_ok_and(|used| used <= pass.found) {
             return Ok(());
         }

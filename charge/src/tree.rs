@@ -37,6 +37,9 @@ pub(crate) trait Visit {
     /// All entries of a directory were shown; the directories in it come next.
     fn left(&mut self, directory: BorrowedFd<'_>, path: &Path) -> Result<(), Self::Stop>;
 
+    /// A symlink.
+    fn symlink(&mut self, _directory: BorrowedFd<'_>, _name: &OsStr) {}
+
     /// An entry that is neither file, directory nor symlink: it holds no bytes.
     fn odd(&mut self, path: &Path, kind: &'static str);
 
@@ -107,7 +110,8 @@ impl<V: Visit> Walk<'_, V> {
                     self.path.pop();
                     shown?;
                 }
-                None | Some(Type::Directory | Type::Symlink) => {}
+                Some(Type::Symlink) => self.visitor.symlink(handle.as_fd(), name),
+                None | Some(Type::Directory) => {}
                 Some(other) => {
                     self.path.push(name);
                     self.visitor.odd(&self.path, describe(other));
