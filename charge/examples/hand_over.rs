@@ -33,6 +33,7 @@ use vineyard_charge::{CgroupId, Extent, OwnPayer, Payer, RemotePayer};
 const GIB: u64 = 1 << 30;
 const FILES: u64 = 4;
 const OBJECTS: usize = 100_000;
+const PASSES: u32 = 20;
 
 /// There is room enough.
 struct Never;
@@ -151,8 +152,15 @@ impl Bench {
             progress: &progress,
             until: None,
         };
-        let outcome = order.run().unwrap();
-        assert!(outcome.is_complete(), "{outcome:?}");
+        // Memory in pieces: what finds no 2 MiB is asked for again, as the driver does.
+        for pass in 0..PASSES {
+            let outcome = order.run().unwrap();
+            if outcome.is_complete() {
+                return;
+            }
+            eprintln!("pass {pass}: {} bytes left", outcome.left_bytes);
+        }
+        panic!("not complete after {PASSES} passes");
     }
 
     /// What the hand-over does of it, without looking for it.
@@ -168,7 +176,9 @@ impl Bench {
                 stays: &|owner| owner == self.pod,
                 slack: None,
             };
-            assert_eq!(large.recharge(&mut surveyor, &self.payer).unwrap().left, 0);
+            let all =
+                (0..PASSES).any(|_| large.recharge(&mut surveyor, &self.payer).unwrap().left == 0);
+            assert!(all, "not complete after {PASSES} passes");
         }
     }
 
@@ -262,20 +272,23 @@ fn compare(
 ) {
     let mut times: [Vec<Duration>; 3] = Default::default();
     let mut busy: [Vec<Duration>; 3] = Default::default();
-    for _ in 0..runs {
-        for (slot, work) in [
-            (0, &(|| bench.hand_over()) as &dyn Fn()),
-            (1, &|| bench.survey()),
-            (2, only),
-        ] {
+    for run in 0..=runs {
+        // Which comes first finds colder memory: by turns.
+        let mut order: [(usize, &dyn Fn()); 2] = [(0, &|| bench.hand_over()), (2, only)];
+        order.rotate_left(run % 2);
+        let [first, second] = order;
+        for (slot, work) in [first, second, (1, &|| bench.survey())] {
             if slot != 1 {
                 bench.clear();
                 prepare();
             }
             let (begin, cpu) = (Instant::now(), bench.processor());
             work();
-            times[slot].push(begin.elapsed());
-            busy[slot].push(bench.processor() - cpu);
+            // The first run warms up.
+            if run > 0 {
+                times[slot].push(begin.elapsed());
+                busy[slot].push(bench.processor() - cpu);
+            }
         }
     }
     bench.clear();

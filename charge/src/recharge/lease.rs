@@ -22,14 +22,21 @@ pub(super) struct Lease;
 impl Lease {
     /// Takes a read lease, which ends when `file` is closed at the latest.
     pub(super) fn take(file: BorrowedFd<'_>) -> Result<Held, RechargeError> {
-        match lease(file, libc::F_RDLCK) {
-            Ok(()) => Ok(Held::Yes),
-            Err(error) => match error.raw_os_error() {
-                // Open for writing, or mapped writable and shared.
-                Some(libc::EAGAIN) => Err(RechargeError::Changed),
-                Some(libc::EACCES | libc::EPERM | libc::EINVAL | libc::ENOLCK) => Ok(Held::No),
-                _ => Err(error.into()),
-            },
+        // SAFETY: plain fcntl calls on a live descriptor.
+        let result = unsafe {
+            // Who breaks a lease sends a signal; the default one would end this process, this one is ignored by default.
+            libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG);
+            libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK)
+        };
+        if result == 0 {
+            return Ok(Held::Yes);
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            // Open for writing, or mapped writable and shared.
+            Some(libc::EAGAIN) => Err(RechargeError::Changed),
+            Some(libc::EACCES | libc::EPERM | libc::EINVAL | libc::ENOLCK) => Ok(Held::No),
+            _ => Err(error.into()),
         }
     }
 
@@ -45,22 +52,10 @@ impl Lease {
         unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETLEASE) == libc::F_RDLCK }
     }
 
-    /// Whether nobody else has the file open or mapped. `false` also when that cannot be told.
+    /// Whether nobody else has the file open or mapped, once [`take`](Self::take) was tried. `false` also when that cannot be
+    /// told.
     pub(super) fn is_alone(file: BorrowedFd<'_>) -> bool {
-        lease(file, libc::F_WRLCK).is_ok()
-    }
-}
-
-fn lease(file: BorrowedFd<'_>, kind: libc::c_int) -> io::Result<()> {
-    // SAFETY: plain fcntl calls on a live descriptor.
-    let result = unsafe {
-        // Who breaks a lease sends a signal; the default one would end this process, this one is ignored by default.
-        libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG);
-        libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, kind)
-    };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+        // SAFETY: a plain fcntl call on a live descriptor.
+        unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) == 0 }
     }
 }

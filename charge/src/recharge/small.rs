@@ -144,25 +144,25 @@ impl Replace<'_> {
     }
 
     fn prepare<'a>(&self, original: &Original<'a>) -> Result<Copy<'a>, RechargeError> {
-        let stat = fstat(original.file).map_err(io::Error::from)?;
-        if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
-            return Err(RechargeError::Unsuitable("not a regular file"));
-        }
-        if stat.st_nlink != 1 {
-            return Err(RechargeError::Unsuitable("it has several names or none"));
-        }
-        let held = Lease::take(original.file)?;
         let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
         let copy = openat(self.scratch, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR);
-        let copy = copy.map_err(io::Error::from).map(File::from);
-        Ok(Copy {
+        let copy = File::from(copy.map_err(io::Error::from)?);
+        let held = Lease::take(original.file)?;
+        let prepared = Copy {
             // What was written before the lease was granted must show.
             stat: fstat(original.file).map_err(io::Error::from)?,
             original: *original,
             held,
-            copy: copy?,
+            copy,
             owner: None,
-        })
+        };
+        if prepared.stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+            return Err(RechargeError::Unsuitable("not a regular file"));
+        }
+        if prepared.stat.st_nlink != 1 {
+            return Err(RechargeError::Unsuitable("it has several names or none"));
+        }
+        Ok(prepared)
     }
 
     fn replace(&self, copy: &Copy<'_>) -> Result<Copied, RechargeError> {
