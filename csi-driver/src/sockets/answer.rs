@@ -77,22 +77,24 @@ pub(super) async fn hello(
 }
 
 /// Grants a total.
-pub(super) async fn grant(service: &Service, pod: &PodUid, ask: Grant) -> Reply {
+pub(super) async fn grant(service: &Service, pod: &Pod, ask: Grant) -> Reply {
+    let uid = &pod.uid;
     let total = Bytes(ask.total_bytes);
-    let answer = match service.granter.grant(pod, total) {
+    let answer = match service.granter.grant(uid, total) {
         Ok(answer) => answer,
         Err(error) => return unrecorded(error),
     };
-    let Some(bill) = service.granter.book.get(pod) else {
+    let Some(bill) = service.granter.book.get(uid) else {
         return unrecorded(io::ErrorKind::NotFound.into());
     };
     match answer {
         Granting::Granted(total) => {
             // Somebody still puts while the pod leaves: what the bill expects grows with it.
-            if bill.leaving.is_some()
-                && let Err(error) = service.leave(pod).await
-            {
-                return left_open(error);
+            if bill.leaving.is_some_and(|at_most| at_most < total) {
+                pod.turn().await;
+                if let Err(error) = service.leave(uid).await {
+                    return left_open(error);
+                }
             }
             Reply::Granted(Granted {
                 total_bytes: total.0,

@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{Shutdown, shutdown};
 use prost::Message;
@@ -15,7 +15,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, watch};
 use tokio::task::{self, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use vineyard_charge::wire::{
     self,
     peek::{self, Head, Malformed, Whole},
@@ -194,14 +194,16 @@ impl Connection {
                     .await
             }
             Some(request::Body::Grant(ask)) => {
-                let reply = answer::grant(&self.service, &self.pod.uid, ask).await;
+                let reply = answer::grant(&self.service, &self.pod, ask).await;
                 self.replies.send(id, reply).await
             }
             Some(request::Body::GetDevices(_)) => {
+                self.pod.turn().await;
                 let reply = answer::devices(&self.service, &self.pod.uid, session).await;
                 self.replies.send(id, reply).await
             }
             Some(request::Body::Leaving(_)) => {
+                self.pod.turn().await;
                 let reply = answer::leaving(&self.service, &self.pod.uid).await;
                 self.replies.send(id, reply).await
             }
@@ -227,6 +229,7 @@ impl Connection {
             self.replies.send(id, refusal).await?;
             return Err(Violation::SentAway);
         };
+        self.pod.turn().await;
         match answer::hello(&self.service, &self.pod, &hello).await {
             Ok((session, welcome)) => {
                 self.session = Some(session);
@@ -245,9 +248,13 @@ impl Connection {
         let work = async move {
             let own = pod.measuring.acquire().await;
             let any = service.surveys().acquire().await;
+            let begun = Instant::now();
             let reply = answer::measure(&service, &pod.uid).await;
-            drop((own, any));
+            drop(any);
             replies.send_or_close(id, reply).await;
+            // One pod after the other may keep a processor busy, but none all the time.
+            sleep(begun.elapsed() * 2).await;
+            drop(own);
         };
         self.spawn(work).await;
         Ok(())

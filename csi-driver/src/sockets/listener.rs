@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
 
 use super::connection::Connection;
 use super::service::Service;
@@ -16,6 +17,9 @@ use crate::volume::PodUid;
 
 /// The sidecar has one; one of its predecessor may still be there, and somebody who looks.
 const CONNECTIONS: usize = 4;
+
+/// Between two requests of a pod that read all records.
+const PACE: Duration = Duration::from_millis(10);
 
 /// Out of descriptors or memory: whatever it is, trying again at once makes it worse.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -33,6 +37,29 @@ pub(super) struct Pod {
     pub(super) reserving: Arc<Semaphore>,
     /// The right to be surveyed.
     pub(super) measuring: Semaphore,
+    /// When the next request that reads all records may begin.
+    next: Mutex<Instant>,
+}
+
+impl Pod {
+    fn new(uid: PodUid) -> Self {
+        Self {
+            uid,
+            session: watch::Sender::new(0),
+            hands: Arc::new(Semaphore::new(1)),
+            reserving: Arc::new(Semaphore::new(1)),
+            measuring: Semaphore::new(1),
+            next: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Waits for the turn of a request that reads all records or writes some: a sidecar has a few in its life, and one that
+    /// has more must not keep the driver busy.
+    pub(super) async fn turn(&self) {
+        let mut next = self.next.lock().await;
+        sleep_until(*next).await;
+        *next = Instant::now() + PACE;
+    }
 }
 
 /// See the module.
@@ -46,13 +73,7 @@ impl Listener {
     /// Serves whoever connects to `listener` as the pod `uid`.
     pub(super) fn start(listener: UnixListener, uid: PodUid, service: Arc<Service>) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let pod = Arc::new(Pod {
-            uid,
-            session: watch::Sender::new(0),
-            hands: Arc::new(Semaphore::new(1)),
-            reserving: Arc::new(Semaphore::new(1)),
-            measuring: Semaphore::new(1),
-        });
+        let pod = Arc::new(Pod::new(uid));
         let task = tokio::spawn(accept(listener, pod, service, stopped));
         Self { stop, task }
     }

@@ -1,14 +1,16 @@
 //! What the allowance does not cover: the retainer reserves it, on its own bill.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
 use vineyard_tests::commands::{Answer, Content};
 use vineyard_tests::ledger;
 use vineyard_tests::node::Node;
+use vineyard_tests::process::poll;
 use vineyard_tests::watchdog::deadline;
 
-use crate::pod::Pod;
+use crate::pod::{Pod, recorded};
 use crate::{MIB, possible};
 
 #[test]
@@ -71,5 +73,18 @@ fn a_pod_without_an_allowance_puts_on_the_retainers_bill() -> Result<()> {
     )?;
     ensure!(matches!(answer, Answer::Failed(_)), "{answer:?}");
     pod.get(0, &contents[3].0, contents[3].1)?;
+    let begun = Instant::now();
+    pod.signal_sidecar(Signal::SIGTERM)?;
+    let leaves = || recorded(&node, "p1", "leaving").is_ok_and(|it| it.is_some());
+    ensure!(
+        poll(Duration::from_secs(60), leaves),
+        "the driver does not know"
+    );
+    pod.clients.clear();
+    pod.wait_for_sidecar()?;
+    println!(
+        "acknowledged {:?} after SIGTERM, the last client's end included",
+        begun.elapsed()
+    );
     pod.unpublish(&mut node, true)
 }
