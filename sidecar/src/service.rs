@@ -22,6 +22,9 @@ const SETTLE_AFTER: Duration = Duration::from_secs(1);
 /// Others may remove what was billed here without any client of ours being involved.
 const SETTLE_EVERY: Duration = Duration::from_secs(30);
 
+/// How long the first measurement may take before it is asked for again.
+const MEASURE: Duration = Duration::from_secs(60);
+
 /// What no client may exceed.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
@@ -110,9 +113,7 @@ impl Service {
     pub(crate) async fn measure_first(self: Arc<Self>) {
         let Some(driver) = &self.driver else { return };
         while !driver.known().await {}
-        if self.bill.usage().spent > 0 {
-            driver.measure(&self.bill).await;
-        }
+        while self.bill.usage().spent > 0 && driver.measure(&self.bill, MEASURE).await.is_err() {}
     }
 
     /// Reconciles the bill after clients have gone, and now and then. Never ends.

@@ -42,7 +42,7 @@ pub(super) trait Owner: Send + Sync {
 /// The driver did not answer.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("the node driver has not answered for {0:?}")]
-pub(crate) struct Away(Duration);
+pub(crate) struct Away(pub(super) Duration);
 
 /// The way to send requests. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -147,6 +147,8 @@ impl Task {
                     if waiting.answer.is_closed() {
                         continue;
                     }
+                    // Who has given up needs no reply, and must not keep descriptors here.
+                    self.pending.retain(|_, waiting| !waiting.answer.is_closed());
                     self.last += 1;
                     let id = self.last;
                     // Before it is sent: cut off in between, it is sent again.

@@ -131,7 +131,10 @@ impl Driver {
                 }
                 Err(Short::Beyond) => {
                     is_measured = true;
-                    self.measure(bill).await;
+                    let left = self.patience.saturating_sub(begun.elapsed());
+                    if let Err(away) = self.measure(bill, left).await {
+                        return Claimed::Away(away.to_string());
+                    }
                 }
             }
         }
@@ -177,22 +180,27 @@ impl Driver {
     }
 
     /// Has the driver measure what is charged to this pod, and lowers what is spent to it. Unless that was done just now.
-    pub(crate) async fn measure(&self, bill: &Bill) {
-        let mut measured = self.measured.lock().await;
+    ///
+    /// # Errors
+    /// When the driver is away. That it cannot measure is none.
+    pub(crate) async fn measure(&self, bill: &Bill, patience: Duration) -> Result<(), Away> {
+        // Somebody else's measurement is as good.
+        let mut measured = timeout(patience, self.measured.lock())
+            .await
+            .map_err(|_| Away(patience))?;
         if measured.is_some_and(|last| last.elapsed() < FRESH) {
-            return;
+            return Ok(());
         }
         let mark = bill.mark();
-        match self.ask(Ask::Measure(Measure {}), self.patience).await {
-            Ok(Reply::Measured(charged)) => {
+        match self.ask(Ask::Measure(Measure {}), patience).await? {
+            Reply::Measured(charged) => {
                 let freed = bill.measured(mark, charged.charged_bytes);
                 tracing::debug!(charged = charged.charged_bytes, freed, "measured");
             }
-            Ok(other) => tracing::debug!(reason = unexpected(other), "not measured"),
-            Err(error) => tracing::debug!(%error, "not measured"),
+            other => tracing::debug!(reason = unexpected(other), "not measured"),
         }
-        // Failed or not: the next one soon would be no better.
         *measured = Some(Instant::now());
+        Ok(())
     }
 
     /// Asks for the devices of this pod's volumes again. Unless that was done just now.
