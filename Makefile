@@ -149,6 +149,7 @@ endif
 soak: ## Runs the long property and fault tests (half an hour or so)
 	VINEYARD_SEQUENCES=1500 cargo test --locked -p vineyard-tests --test model -- --nocapture
 	VINEYARD_STEPS=20000 cargo test --locked -p vineyard-tests --test concurrent -- --nocapture
+	VINEYARD_LIVES=100 cargo test --locked -p vineyard-tests --test sockets -- --nocapture lives
 	VINEYARD_CASES=50000 cargo test --locked -p vineyard-tests --test hostile_formats -- --nocapture
 	VINEYARD_SCHEDULES=10000 VINEYARD_CASES=100000 VINEYARD_ENTRIES=1000000 \
 		cargo test --locked -p vineyard-csi --features failpoints --test replay -- --nocapture
