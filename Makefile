@@ -21,7 +21,13 @@ RUST_TESTED := --workspace --exclude vineyard-python --features vineyard-charge/
 PANDAS := pandas2 pandas3
 # Static without another C library: the target has to be named, or build scripts would be static too.
 STATIC := $(shell $(if $(RUSTUP_TOOLCHAIN),RUSTUP_TOOLCHAIN=$(RUSTUP_TOOLCHAIN)) rustc -vV | sed -n 's/^host: //p')
-PYTHON_SOURCES = $(wildcard python bench demo .ci)
+PYTHON_SOURCES = $(wildcard python bench demo .ci manifests)
+# How the binaries of images are built; PROFILE=dev is sooner done.
+PROFILE := release
+STATIC_OUT = target/$(STATIC)/$(if $(filter release,$(PROFILE)),release,debug)
+IMAGE = $(BIN)/python -B manifests/images/build.py
+NAMES := docker.io/vineyardcsi/
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
 
 .PHONY: help
 help: ## Lists the targets
@@ -56,6 +62,17 @@ build: ## Builds the command line and the static sidecar, optimised
 		cargo build --locked --release -p vineyard-sidecar --target $(STATIC)
 	strip --strip-debug target/release/vineyard target/$(STATIC)/release/vineyard-sidecar
 
+.PHONY: binaries
+binaries: ## Builds the static driver and sidecar that the images have
+	CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_RUSTFLAGS="-C target-feature=+crt-static" \
+		cargo build --locked --profile $(PROFILE) -p vineyard-csi -p vineyard-sidecar --target $(STATIC)
+	strip --strip-debug $(STATIC_OUT)/vineyard-csi $(STATIC_OUT)/vineyard-sidecar
+
+.PHONY: images
+images: binaries $(BIN)/.ready ## Builds the images of driver and sidecar as archives, without an engine
+	$(IMAGE) manifests/images/Dockerfile --from build=$(STATIC_OUT) \
+		--out .cache/images $(foreach name,node controller retainer sidecar,--name $(name)=$(NAMES)$(name):$(VERSION))
+
 .PHONY: wheel
 wheel: $(BIN)/.ready ## Builds the Python wheel into target/wheels
 	rm -rf $(WHEELS)
@@ -72,7 +89,7 @@ lint-house: $(BIN)/.ready
 	python3 .ci/tree.py
 	python3 .ci/layers.py
 	python3 .ci/links.py
-	for script in .ci/run .ci/apt .ci/pythons .ci/wheel-test tests/sanity/run; do bash -n "$$script"; done
+	for script in .ci/run .ci/apt .ci/pythons .ci/wheel-test tests/sanity/run tests/cluster/images/make; do bash -n "$$script"; done
 	$(BIN)/typos
 
 # Alone and together, because a crate that only builds with its neighbours' features is broken.
@@ -167,6 +184,69 @@ deny: .cache/bin/cargo-deny ## Checks licences and sources of the dependencies (
 
 .cache/bin/cargo-deny:
 	cargo install --quiet --locked --root .cache cargo-deny@0.20.2
+
+# ------------------------------------------------------------------------------- the cluster under test
+
+ID := dev
+N := 2
+GO_BUILD = CGO_ENABLED=0 go build -trimpath -o $(CURDIR)/$@
+KUBERNETES = $(shell sed -n 's/.*k8s.io\/kubernetes v//p' tests/cluster/kube/go.mod)
+CLUSTER := cargo run --quiet --locked --profile test -p vineyard-tests --bin vineyard-test-cluster --
+CLUSTER_PROGRAMS := $(addprefix .cache/bin/,etcd kubernetes csi-provisioner csi-resizer helm)
+
+# The build cache of Go makes all but the first build a matter of seconds.
+.cache/bin/etcd: tests/cluster/etcd/go.sum tests/cluster/etcd/main.go
+	cd tests/cluster/etcd && $(GO_BUILD) -ldflags "-s -w" .
+	touch $@
+
+.cache/bin/kubernetes: tests/cluster/kube/go.sum tests/cluster/kube/main.go
+	cd tests/cluster/kube && $(GO_BUILD) -ldflags "-s -w $(foreach each,gitVersion=v$(KUBERNETES) \
+		gitMajor=$(word 1,$(subst ., ,$(KUBERNETES))) gitMinor=$(word 2,$(subst ., ,$(KUBERNETES))),\
+		-X k8s.io/component-base/version.$(each))" .
+	touch $@
+
+.cache/bin/csi-provisioner: tests/cluster/csi/go.sum
+	cd tests/cluster/csi && $(GO_BUILD) -ldflags "-s -w" github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner
+	touch $@
+
+.cache/bin/csi-resizer: tests/cluster/csi/go.sum
+	cd tests/cluster/csi && $(GO_BUILD) -ldflags "-s -w" github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer
+	touch $@
+
+.cache/bin/helm: tests/cluster/helm/go.sum
+	cd tests/cluster/helm && $(GO_BUILD) -ldflags "-s -w" helm.sh/helm/v4/cmd/helm
+	touch $@
+
+.PHONY: cluster-programs
+cluster-programs: $(CLUSTER_PROGRAMS)
+	.ci/apt cluster
+
+.PHONY: cluster-images
+cluster-images: images cluster-programs
+	tests/cluster/images/make .cache/images-of-tests .cache/bin
+	$(IMAGE) tests/cluster/images/Dockerfile --from build=.cache/images-of-tests --out .cache/images \
+		--name pause=vineyard.test/pause:1 --name shell=vineyard.test/shell:1 \
+		--name csi-provisioner=registry.k8s.io/sig-storage/csi-provisioner:v$(call module,external-provisioner/v6) \
+		--name csi-resizer=registry.k8s.io/sig-storage/csi-resizer:v$(call module,external-resizer/v2)
+module = $(shell sed -n 's|.*kubernetes-csi/$(1) v\([0-9.]*\) .*|\1|p' tests/cluster/csi/go.mod)
+
+.PHONY: cluster-python-image
+cluster-python-image: wheel cluster-programs
+	tests/cluster/images/make .cache/images-of-tests .cache/bin $(WHEELS)/*.whl
+	$(IMAGE) tests/cluster/images/Dockerfile --from build=.cache/images-of-tests --out .cache/images \
+		--name python=vineyard.test/python:1
+
+.PHONY: definitions
+definitions: ## Writes the definitions of the custom resources into the chart
+	cargo run --quiet --locked -p vineyard-csi -- definitions >manifests/vineyard/crds/definitions.yaml
+
+.PHONY: cluster-up
+cluster-up: cluster-programs cluster-images ## Starts a real Kubernetes of N nodes (2), named ID (dev); needs Go and root
+	$(CLUSTER) up --id $(ID) --nodes $(N) --programs .cache/bin --images .cache/images
+
+.PHONY: cluster-down
+cluster-down: ## Removes the cluster ID (dev) and everything that it left
+	$(CLUSTER) down --id $(ID)
 
 # ------------------------------------------------------------------------------------------ show, tidy
 

@@ -8,6 +8,7 @@ pub mod binaries;
 pub mod body;
 pub mod cgroups;
 pub mod client;
+pub mod cluster;
 pub mod commands;
 pub mod inspect;
 pub mod ledger;

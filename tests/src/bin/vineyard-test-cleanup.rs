@@ -4,5 +4,8 @@ fn main() -> anyhow::Result<()> {
     for path in vineyard_tests::leftovers::remove()? {
         println!("removed {}", path.display());
     }
+    for id in vineyard_tests::cluster::remove_ended()? {
+        println!("removed cluster {id}");
+    }
     Ok(())
 }

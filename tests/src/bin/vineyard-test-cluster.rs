@@ -1,0 +1,5 @@
+//! Starts, uses and removes the cluster under test.
+
+fn main() -> anyhow::Result<std::process::ExitCode> {
+    vineyard_tests::cluster::run()
+}
