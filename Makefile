@@ -65,7 +65,7 @@ build: ## Builds the command line and the static sidecar, optimised
 .PHONY: binaries
 binaries: ## Builds the static driver and sidecar that the images have
 	CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_RUSTFLAGS="-C target-feature=+crt-static" \
-		cargo build --locked --profile $(PROFILE) -p vineyard-csi -p vineyard-sidecar --target $(STATIC)
+		cargo build --locked --profile $(PROFILE) -p vineyard-csi -p vineyard-sidecar --features vineyard-csi/kubernetes --target $(STATIC)
 	strip --strip-debug $(STATIC_OUT)/vineyard-csi $(STATIC_OUT)/vineyard-sidecar
 
 .PHONY: images
@@ -238,7 +238,7 @@ cluster-python-image: wheel cluster-programs
 
 .PHONY: definitions
 definitions: ## Writes the definitions of the custom resources into the chart
-	cargo run --quiet --locked -p vineyard-csi -- definitions >manifests/vineyard/crds/definitions.yaml
+	cargo run --quiet --locked -p vineyard-csi --features kubernetes -- definitions >manifests/vineyard/crds/definitions.yaml
 
 .PHONY: cluster-up
 cluster-up: cluster-programs cluster-images ## Starts a real Kubernetes of N nodes (2), named ID (dev); needs Go and root

@@ -23,16 +23,17 @@ use vineyard_proto::csi::node_server::NodeServer;
 
 use crate::bill::admin;
 use crate::bytes::Bytes;
-use crate::controller::{self, Controller, NodeBudget};
+use crate::controller::{self, Controller, NodeBudget, Offers};
 use crate::edge::Edge;
 use crate::identity::Identity;
 use crate::keyed_lock::KeyedLock;
 use crate::metrics::Metrics;
 use crate::mount::{LinuxMounter, Mounter, Unmounter, unmount_here};
 use crate::node::{self, Clones, Node};
+use crate::records::{RecordFlags, Records};
 use crate::sockets::{Claims, RunDirectory};
 use crate::validation::Targets;
-use crate::volume::{Catalog, FileCatalog, NodeId, label_value};
+use crate::volume::{Catalog, NodeId, label_value};
 use crate::{http, retainer, server};
 
 use bill::BillFlags;
@@ -56,23 +57,22 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Role {
-    /// The Controller service, with the records in a directory that the nodes share.
+    /// The Controller service.
     Controller {
         #[command(flatten)]
         shared: Shared,
         #[command(flatten)]
         controller: ControllerFlags,
-        /// A node, its budget and its pool, e.g. node-1=4GiB,default. Repeat it.
+        /// With records in a directory: a node, its budget and its pool, e.g. node-1=4GiB,default. Repeat it.
         #[arg(
             long = "node",
             env = "VINEYARD_NODES",
             value_name = "NAME=BYTES[,POOL]",
-            required = true,
             value_delimiter = ';'
         )]
         nodes: Vec<NodeBudget>,
     },
-    /// The Node service, with the records in a directory that it shares with the controller.
+    /// The Node service.
     Node {
         #[command(flatten)]
         shared: Shared,
@@ -102,6 +102,9 @@ enum Role {
         )]
         log_format: LogFormat,
     },
+    /// Prints the definitions of the custom resources, as YAML.
+    #[cfg(feature = "kubernetes")]
+    Definitions,
     /// Takes one mount off a path. The driver runs this as a child, because it may hang.
     #[command(name = UNMOUNT, hide = true)]
     Unmount {
@@ -119,9 +122,8 @@ struct Shared {
     #[arg(long, env = "CSI_ENDPOINT", value_name = "PATH", value_parser = endpoint)]
     endpoint: PathBuf,
 
-    /// Directory of the records. One process, or several on one machine.
-    #[arg(long, env = "VINEYARD_CATALOG", value_name = "PATH")]
-    catalog: PathBuf,
+    #[command(flatten)]
+    records: RecordFlags,
 
     /// Address that serves /healthz, /readyz and /metrics, e.g. 127.0.0.1:9808. None: not served.
     #[arg(long, env = "VINEYARD_HTTP", value_name = "ADDRESS:PORT")]
@@ -239,6 +241,8 @@ impl Args {
             Role::Unmount { parent, path } => {
                 unmount_here(parent, &path).map_err(anyhow::Error::from)
             }
+            #[cfg(feature = "kubernetes")]
+            Role::Definitions => crate::resources::definitions().map(|text| print!("{text}")),
             Role::Retainer { listen, log_format } => {
                 start_log(log_format);
                 retainer::run(&listen)
@@ -247,7 +251,10 @@ impl Args {
                 shared,
                 controller,
                 nodes,
-            } => serve(shared, |parts| Ok(parts.with_controller(controller, nodes))),
+            } => serve(shared, |parts| {
+                let offers = parts.records.offers(nodes)?;
+                Ok(parts.with_controller(controller, offers))
+            }),
             Role::Node { shared, node } => serve(shared, |parts| parts.with_node(node)),
             Role::Standalone {
                 shared,
@@ -259,9 +266,8 @@ impl Args {
                     pool: node.pool.clone(),
                     budget: node.budget,
                 };
-                parts
-                    .with_controller(controller, vec![budget])
-                    .with_node(node)
+                let offers = parts.records.offers(vec![budget])?;
+                parts.with_controller(controller, offers).with_node(node)
             }),
         };
         match result {
@@ -277,6 +283,7 @@ impl Args {
 
 /// What one process serves.
 struct Parts {
+    records: Records,
     catalog: Arc<dyn Catalog>,
     edge: Edge,
     routes: Routes,
@@ -287,7 +294,7 @@ struct Parts {
 }
 
 impl Parts {
-    fn with_controller(mut self, flags: ControllerFlags, nodes: Vec<NodeBudget>) -> Self {
+    fn with_controller(mut self, flags: ControllerFlags, nodes: Offers) -> Self {
         let ControllerFlags {
             default_capacity,
             drop_patience,
@@ -383,7 +390,7 @@ impl Parts {
 fn serve(shared: Shared, build: impl FnOnce(Parts) -> anyhow::Result<Parts>) -> anyhow::Result<()> {
     let Shared {
         endpoint,
-        catalog,
+        records,
         http: http_address,
         log_format,
     } = shared;
@@ -397,11 +404,12 @@ fn serve(shared: Shared, build: impl FnOnce(Parts) -> anyhow::Result<Parts>) -> 
         let metrics = Metrics::new();
         let edge = Edge::new(metrics.clone());
         let (ready, is_ready) = watch::channel(false);
-        let catalog = Arc::new(FileCatalog::open(&catalog)?);
+        let records = records.open().await?;
         let identity = Identity::new(edge.clone(), is_ready.clone());
         let routes = Routes::new(IdentityServer::new(identity));
         let parts = build(Parts {
-            catalog,
+            catalog: Arc::clone(&records.catalog),
+            records,
             edge,
             routes,
             node: None,
@@ -426,6 +434,7 @@ fn serve(shared: Shared, build: impl FnOnce(Parts) -> anyhow::Result<Parts>) -> 
             if let Some(sockets) = &node.sockets {
                 sockets.resume().await;
             }
+            parts.records.announce(&node).await?;
             tokio::spawn(Arc::clone(&node).sweep());
             tokio::spawn(node.live());
         }

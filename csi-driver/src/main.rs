@@ -13,7 +13,10 @@ mod keyed_lock;
 mod metrics;
 mod mount;
 mod node;
+mod records;
 mod registration;
+#[cfg(feature = "kubernetes")]
+mod resources;
 mod retainer;
 mod server;
 mod socket;

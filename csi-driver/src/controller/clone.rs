@@ -44,7 +44,8 @@ impl Controller {
         let capacity = capacity.choose(self.default_capacity)?;
         let all = self.catalog.list().await?;
         let (preferred, requisite) = (&wish.topology.preferred, &wish.topology.requisite);
-        let mut order = candidates(&self.nodes, &all, preferred, requisite)?;
+        let nodes = self.nodes.all().await?;
+        let mut order = candidates(&nodes, &all, preferred, requisite)?;
         order.retain(|(node, _)| home.is_none_or(|home| *home == node.node));
         let mut most = Bytes(0);
         for (node, _) in &order {

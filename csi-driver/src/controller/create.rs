@@ -51,14 +51,11 @@ impl Wish {
     }
 
     /// What of an existing volume is not what is wished for.
-    fn differs_from(&self, volume: &Volume, controller: &Controller) -> Option<&'static str> {
+    fn differs_from(&self, volume: &Volume, nodes: &[NodeBudget]) -> Option<&'static str> {
         let requisite = &self.topology.requisite;
         let in_pool = |term: &Topology| {
-            let nodes = controller
-                .nodes
-                .iter()
-                .filter(|node| node.pool == volume.pool);
-            nodes.into_iter().any(|node| node.is_in(&term.segments))
+            let mut pool = nodes.iter().filter(|node| node.pool == volume.pool);
+            pool.any(|node| node.is_in(&term.segments))
         };
         if volume.name != self.name {
             return Some("name (their ids collide)");
@@ -97,7 +94,7 @@ impl Controller {
         let volume = match self.catalog.get(&wish.id).await {
             Ok(stored) => {
                 let id = wish.id.clone();
-                if let Some(what) = wish.differs_from(&stored.volume, self) {
+                if let Some(what) = wish.differs_from(&stored.volume, &self.nodes.all().await?) {
                     return Err(Error::Incompatible { id, what });
                 }
                 if stored.volume.phase == Phase::Deleting {
@@ -124,7 +121,8 @@ impl Controller {
             requisite,
             preferred,
         } = &wish.topology;
-        let order = candidates(&self.nodes, &all, preferred, requisite)?;
+        let nodes = self.nodes.all().await?;
+        let order = candidates(&nodes, &all, preferred, requisite)?;
         let mut most = Bytes(0);
         for (node, _) in order.iter().filter(|(_, free)| *free >= capacity) {
             let volume = wish.booked_on(node, capacity);

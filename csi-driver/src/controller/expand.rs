@@ -24,7 +24,8 @@ impl Controller {
         let id = known(&request.volume_id)?;
         let _guard = self.lock(&id)?;
         let booked = self.catalog.get(&id).await?.volume.booked;
-        let node = self.nodes.iter().find(|node| node.node == booked);
+        let nodes = self.nodes.all().await?;
+        let node = nodes.iter().find(|node| node.node == booked);
         let budget = node.map_or(Bytes(0), |node| node.budget);
         let mut more = Bytes(0);
         let expanded = catalog::change_booking::<Error>(&*self.catalog, &id, budget, |volume| {

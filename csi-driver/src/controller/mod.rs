@@ -8,6 +8,7 @@ mod error;
 mod expand;
 mod list;
 mod modify;
+mod offers;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -40,6 +41,7 @@ use crate::volume::{Catalog, VolumeId};
 
 pub(crate) use budget::NodeBudget;
 pub(crate) use error::Error;
+pub(crate) use offers::Offers;
 
 /// The volumes and the nodes that they fit on.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ pub(crate) struct Controller {
     /// The records.
     pub(crate) catalog: Arc<dyn Catalog>,
     /// What the nodes offer.
-    pub(crate) nodes: Vec<NodeBudget>,
+    pub(crate) nodes: Offers,
     /// Capacity of a volume whose claim names none.
     pub(crate) default_capacity: Bytes,
     /// How long DeleteVolume waits for nodes to drop the memory.

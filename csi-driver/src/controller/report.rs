@@ -24,8 +24,8 @@ impl Controller {
         // With a record that cannot be read, nobody knows what is left: no answer is better than a wrong one.
         let all = self.catalog.list().await?;
         let segments = request.accessible_topology.unwrap_or_default().segments;
-        let nodes = self
-            .nodes
+        let offered = self.nodes.all().await?;
+        let nodes = offered
             .iter()
             .filter(|node| possible && node.is_in(&segments));
         let pages = |free: Bytes| free.0 / PAGE * PAGE;

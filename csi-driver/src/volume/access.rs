@@ -1,10 +1,13 @@
 //! Who may use a volume at the same time.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use vineyard_proto::csi::volume_capability::access_mode::Mode;
 
 /// The access modes that this driver keeps. The ones for several nodes are not among them yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[expect(
     clippy::enum_variant_names,
     reason = "the specification's names; those for several nodes are not kept yet"

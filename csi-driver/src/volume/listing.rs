@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Error, Stored};
@@ -44,7 +45,7 @@ pub(crate) struct NodeRecord {
 }
 
 /// Memory of a volume that was deleted while its node was dead. It stays booked until the node has dropped it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Tombstone {
     /// The volume that was deleted. There may be a new one with the same id.

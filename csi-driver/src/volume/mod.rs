@@ -6,6 +6,8 @@ pub(crate) mod catalog;
 mod file;
 mod file_nodes;
 mod id;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod life;
 mod listing;
 mod parameters;
@@ -16,6 +18,8 @@ pub(crate) use capacity::{CapacityRange, PAGE, RangeError};
 pub(crate) use catalog::Catalog;
 pub(crate) use file::FileCatalog;
 pub(crate) use id::{NodeId, PodUid, VolumeId, fnv1a, label_value};
+#[cfg(feature = "kubernetes")]
+pub(crate) use kubernetes::KubernetesCatalog;
 pub(crate) use life::{Conflict, Presence};
 pub(crate) use listing::{Listing, Tombstone};
 pub(crate) use parameters::{OnLoss, ParameterError, Parameters};

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AccessMode, NodeId, PAGE, Parameters, VolumeId};
@@ -57,7 +58,7 @@ impl Volume {
 }
 
 /// What a volume is a clone of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ContentSource {
     /// The source.
@@ -91,7 +92,7 @@ pub(crate) enum Phase {
 }
 
 /// The part of a volume that is resident on one node.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Layer {
     /// The boot of the node that it lives in.
@@ -104,7 +105,7 @@ pub(crate) struct Layer {
 }
 
 /// What a caller may do, and how it is mounted for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Claim {
     /// The access mode that was asked for.
@@ -118,7 +119,7 @@ pub(crate) struct Claim {
 }
 
 /// A volume at kubelet's staging path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Staging {
     /// The node.
@@ -132,7 +133,7 @@ pub(crate) struct Staging {
 }
 
 /// A volume at a pod's target path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Publication {
     /// The node.

@@ -1,0 +1,111 @@
+//! Where the records are, as the command line says: in a directory, or in the Kubernetes that this process runs in.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+
+use crate::controller::{NodeBudget, Offers};
+use crate::node::Node;
+use crate::volume::{Catalog, FileCatalog};
+
+/// Where the records are.
+#[derive(Debug, Args)]
+pub(crate) struct RecordFlags {
+    /// Directory of the records. One process, or several on one machine. None: they are resources in the namespace.
+    #[arg(long, env = "VINEYARD_CATALOG", value_name = "PATH", required = cfg!(not(feature = "kubernetes")))]
+    catalog: Option<PathBuf>,
+
+    /// Namespace of the resources.
+    #[cfg(feature = "kubernetes")]
+    #[arg(
+        long,
+        env = "VINEYARD_NAMESPACE",
+        value_name = "NAME",
+        default_value = "vineyard-system"
+    )]
+    namespace: String,
+}
+
+/// The records, opened.
+pub(crate) struct Records {
+    /// The volumes.
+    pub(crate) catalog: Arc<dyn Catalog>,
+    /// The nodes, where they write themselves what they offer.
+    #[cfg(feature = "kubernetes")]
+    nodes: Option<crate::resources::Nodes>,
+}
+
+impl RecordFlags {
+    /// Opens them.
+    pub(crate) async fn open(&self) -> anyhow::Result<Records> {
+        match &self.catalog {
+            Some(path) => Ok(Records {
+                catalog: Arc::new(FileCatalog::open(path)?),
+                #[cfg(feature = "kubernetes")]
+                nodes: None,
+            }),
+            #[cfg(feature = "kubernetes")]
+            None => self.open_kubernetes().await,
+            #[cfg(not(feature = "kubernetes"))]
+            None => anyhow::bail!("no catalog is named"),
+        }
+    }
+
+    #[cfg(feature = "kubernetes")]
+    async fn open_kubernetes(&self) -> anyhow::Result<Records> {
+        use anyhow::Context;
+
+        let client = kube::Client::try_default().await.context("Kubernetes")?;
+        let nodes = crate::resources::Nodes::new(client.clone(), &self.namespace);
+        let catalog = crate::volume::KubernetesCatalog::new(client, &self.namespace);
+        Ok(Records {
+            catalog: Arc::new(catalog),
+            nodes: Some(nodes),
+        })
+    }
+}
+
+impl Records {
+    /// What the nodes offer: what they write themselves, or `named` on the command line.
+    ///
+    /// # Errors
+    /// When it is named in both, or in neither.
+    pub(crate) fn offers(&self, named: Vec<NodeBudget>) -> anyhow::Result<Offers> {
+        #[cfg(feature = "kubernetes")]
+        if let Some(nodes) = &self.nodes {
+            if !named.is_empty() {
+                anyhow::bail!(
+                    "--node is for records in a directory: here the nodes say it themselves"
+                );
+            }
+            return Ok(Offers::Resources(Box::new(nodes.clone())));
+        }
+        if named.is_empty() {
+            anyhow::bail!("no --node is named");
+        }
+        Ok(Offers::Fixed(named))
+    }
+
+    /// Tells the controller what `node` offers, where it is told so.
+    ///
+    /// # Errors
+    /// When it cannot be told.
+    #[cfg_attr(
+        not(feature = "kubernetes"),
+        expect(clippy::unused_async, reason = "only Kubernetes is told")
+    )]
+    pub(crate) async fn announce(&self, node: &Node) -> anyhow::Result<()> {
+        tracing::debug!(node.budget = %node.budget, "this node offers memory");
+        #[cfg(feature = "kubernetes")]
+        if let Some(nodes) = &self.nodes {
+            let spec = crate::resources::VineyardNodeSpec {
+                pool: node.pool.clone(),
+                budget: node.budget,
+            };
+            let told = nodes.announce(&node.id, spec).await;
+            return anyhow::Context::context(told, "say what this node offers");
+        }
+        Ok(())
+    }
+}

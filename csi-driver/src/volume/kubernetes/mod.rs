@@ -1,0 +1,275 @@
+//! The catalog in Kubernetes: one custom resource a volume, with `resourceVersion` as its version, and one a node.
+
+mod access;
+mod ledger;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::pin::pin;
+use std::time::Duration;
+
+use kube::api::{Api, DeleteParams, PostParams, Preconditions};
+use kube::core::PartialObjectMeta;
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Client, ResourceExt};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
+use tonic::async_trait;
+
+use self::access::{code, corrupt, part, refused, storage};
+use self::ledger::Ledger;
+use super::catalog::{Catalog, Error, ResourceVersion, Revision, Stored};
+use super::listing::{Corrupt, Listing, Tombstone};
+use super::{NodeId, Volume, VolumeId};
+use crate::bytes::Bytes;
+use crate::resources::VineyardVolume;
+
+/// How long who waits for a change waits at most: a watch may have missed it.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// Records as resources in a namespace.
+pub(crate) struct KubernetesCatalog {
+    client: Client,
+    namespace: String,
+    api: Api<VineyardVolume>,
+    ledger: Ledger,
+    /// Counts the changes that were seen; from 1, so that nobody has seen the first state yet.
+    revision: watch::Receiver<u128>,
+    /// Ends with the catalog.
+    _watching: JoinSet<()>,
+}
+
+impl fmt::Debug for KubernetesCatalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KubernetesCatalog")
+            .field("namespace", &self.namespace)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KubernetesCatalog {
+    /// Keeps records in `namespace`. Must be called within a runtime.
+    pub(crate) fn new(client: Client, namespace: &str) -> Self {
+        let names = Api::namespaced(client.clone(), namespace);
+        let (changes, revision) = watch::channel(1);
+        let mut watching = JoinSet::new();
+        watching.spawn(follow(names, changes));
+        Self {
+            api: Api::namespaced(client.clone(), namespace),
+            ledger: Ledger::new(client.clone(), namespace),
+            client,
+            namespace: namespace.to_owned(),
+            revision,
+            _watching: watching,
+        }
+    }
+
+    /// The record that has this version.
+    async fn get_at(&self, version: &ResourceVersion, id: &VolumeId) -> Result<Volume, Error> {
+        let stored = self.get(id).await?;
+        if stored.version != *version {
+            return Err(Error::Conflict(id.clone()));
+        }
+        Ok(stored.volume)
+    }
+
+    async fn write(
+        &self,
+        version: Option<&ResourceVersion>,
+        volume: Volume,
+    ) -> Result<Stored, Error> {
+        if let Some(version) = version {
+            return self.update(version, volume).await;
+        }
+        let id = volume.id.clone();
+        let created = self
+            .api
+            .create(&PostParams::default(), &volume.into())
+            .await;
+        let created = created.map_err(|error| match code(&error) {
+            Some(409) => Error::AlreadyExists(id.clone()),
+            _ => storage("create", id.as_str(), error),
+        });
+        stored(created?)
+    }
+
+    async fn remove(&self, version: &ResourceVersion, id: &VolumeId) -> Result<(), Error> {
+        let only = DeleteParams {
+            preconditions: Some(Preconditions {
+                resource_version: Some(version.0.clone()),
+                uid: None,
+            }),
+            ..DeleteParams::default()
+        };
+        let deleted = self.api.delete(id.as_str(), &only).await;
+        deleted
+            .map(drop)
+            .map_err(|error| refused("delete", id, error))
+    }
+}
+
+async fn follow(api: Api<PartialObjectMeta<VineyardVolume>>, changes: watch::Sender<u128>) {
+    let events = watcher(api, watcher::Config::default()).default_backoff();
+    let mut events = pin!(events);
+    while let Some(event) = events.next().await {
+        if let Err(error) = event {
+            tracing::warn!(%error, "the watch of volumes broke; it is tried again");
+        }
+        changes.send_modify(|revision| *revision += 1);
+    }
+}
+
+#[async_trait]
+impl Catalog for KubernetesCatalog {
+    async fn get(&self, id: &VolumeId) -> Result<Stored, Error> {
+        let found = self.api.get_opt(id.as_str()).await;
+        let found = found.map_err(|error| match error {
+            kube::Error::SerdeError(error) => corrupt(id.as_str(), &error),
+            error => storage("read", id.as_str(), error),
+        });
+        stored(found?.ok_or_else(|| Error::NotFound(id.clone()))?)
+    }
+
+    async fn list(&self) -> Result<Listing, Error> {
+        let mut listing = Listing::default();
+        let resources = access::list::<VineyardVolume>(&self.client, &self.namespace).await?;
+        for (name, resource) in resources {
+            let reason = match resource.map(stored) {
+                Ok(Ok(stored)) => {
+                    listing.volumes.push(stored);
+                    continue;
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(reason) => reason,
+            };
+            listing.corrupt.push(Corrupt {
+                id: VolumeId::parse(&name),
+                path: format!("resource {name}"),
+                reason,
+            });
+        }
+        listing
+            .volumes
+            .sort_by(|a, b| a.volume.id.cmp(&b.volume.id));
+        // After the volumes: one that is buried in between is counted twice, not never.
+        let (nodes, unread) = self.ledger.list().await?;
+        listing.nodes = nodes;
+        listing.corrupt.extend(unread);
+        Ok(listing)
+    }
+
+    async fn update(&self, version: &ResourceVersion, volume: Volume) -> Result<Stored, Error> {
+        let id = volume.id.clone();
+        let resource = VineyardVolume::from(volume);
+        let parts = [
+            ("spec", part(id.as_str(), &resource.spec)?),
+            ("status", part(id.as_str(), &resource.status)?),
+        ];
+        let updated = access::swap(&self.api, id.as_str(), &version.0, &parts).await;
+        stored(updated.map_err(|error| refused("update", &id, error))?)
+    }
+
+    async fn book(
+        &self,
+        version: Option<&ResourceVersion>,
+        volume: Volume,
+        budget: Bytes,
+    ) -> Result<Stored, Error> {
+        let before = match (version, self.get(&volume.id).await) {
+            (None, Err(Error::NotFound(_))) => None,
+            (None, Ok(_)) => return Err(Error::AlreadyExists(volume.id)),
+            (_, Err(error)) => return Err(error),
+            (Some(version), Ok(stored)) if stored.version == *version => Some(stored.volume),
+            (Some(_), Ok(_)) => return Err(Error::Conflict(volume.id)),
+        };
+        let stays = before
+            .as_ref()
+            .filter(|before| before.booked == volume.booked);
+        if stays.is_some_and(|before| volume.capacity <= before.capacity) {
+            return self.write(version, volume).await;
+        }
+        let left = match &before {
+            Some(before) if before.booked != volume.booked => {
+                let number = self.ledger.number(&before.booked, &before.id).await?;
+                Some((before.booked.clone(), number))
+            }
+            _ => None,
+        };
+        let id = volume.id.clone();
+        let entry = self.ledger.enter(&volume, budget).await?;
+        let written = self.write(version, volume).await;
+        match &written {
+            Ok(_) => {
+                if let Some((node, number)) = left {
+                    self.ledger.take_out(&node, &id, number).await?;
+                }
+            }
+            Err(Error::AlreadyExists(_) | Error::Conflict(_) | Error::NotFound(_)) => {
+                self.ledger.take_back(entry).await?;
+            }
+            // It may be written all the same: the entry stays, and is trimmed when it is old.
+            Err(_) => {}
+        }
+        written
+    }
+
+    async fn delete(&self, version: &ResourceVersion, id: &VolumeId) -> Result<(), Error> {
+        let volume = self.get_at(version, id).await?;
+        let number = self.ledger.number(&volume.booked, id).await?;
+        self.remove(version, id).await?;
+        self.ledger.take_out(&volume.booked, id, number).await
+    }
+
+    async fn bury(&self, version: &ResourceVersion, id: &VolumeId) -> Result<(), Error> {
+        let volume = self.get_at(version, id).await?;
+        let number = self.ledger.number(&volume.booked, id).await?;
+        let mut given = Vec::new();
+        for (node, layer) in &volume.layers {
+            let tombstone = Tombstone {
+                volume: id.clone(),
+                epoch: layer.epoch,
+                boot_id: layer.boot_id.clone(),
+                capacity: volume.capacity,
+            };
+            if self.ledger.bury(node, &tombstone).await? {
+                given.push((node, tombstone));
+            }
+        }
+        let removed = self.remove(version, id).await;
+        if matches!(removed, Err(Error::Conflict(_))) {
+            for (node, tombstone) in given {
+                self.ledger.dropped(node, &tombstone).await?;
+            }
+        }
+        removed?;
+        self.ledger.take_out(&volume.booked, id, number).await
+    }
+
+    async fn beat(&self, node: &NodeId, boot_id: &str) -> Result<Vec<Tombstone>, Error> {
+        self.ledger.beat(node, boot_id).await
+    }
+
+    async fn dropped(&self, node: &NodeId, tombstone: &Tombstone) -> Result<(), Error> {
+        self.ledger.dropped(node, tombstone).await
+    }
+
+    async fn changed(&self, seen: Revision) -> Revision {
+        let mut revision = self.revision.clone();
+        let other = revision.wait_for(|revision| *revision != seen.0);
+        let _ = tokio::time::timeout(LONGEST_WAIT, other).await;
+        Revision(*self.revision.borrow())
+    }
+}
+
+fn stored(resource: VineyardVolume) -> Result<Stored, Error> {
+    let name = resource.name_any();
+    let version = resource.resource_version();
+    let version = version.ok_or_else(|| corrupt(&name, &"it has no version"))?;
+    let volume = Volume::try_from(resource).map_err(|reason| corrupt(&name, &reason))?;
+    Ok(Stored {
+        volume,
+        version: ResourceVersion(version),
+    })
+}

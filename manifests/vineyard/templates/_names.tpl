@@ -1,0 +1,23 @@
+{{- /* Image of a part of the driver: "vineyard.image" (list $ "node") */ -}}
+{{- define "vineyard.image" -}}
+{{- $root := index . 0 -}}
+{{- with $root.Values.image -}}
+{{- with .registry }}{{ . }}/{{ end }}{{ .repository }}/{{ index $ 1 }}:{{ .tag | default $root.Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{- /* Labels of everything: "vineyard.labels" (list $ "node") */ -}}
+{{- define "vineyard.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "vineyard.selector" . }}
+app.kubernetes.io/version: {{ $root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ $root.Chart.Name }}-{{ $root.Chart.Version }}
+{{- end -}}
+
+{{- define "vineyard.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: vineyard
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/component: {{ index . 1 }}
+{{- end -}}
