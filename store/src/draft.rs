@@ -29,7 +29,7 @@ pub struct Draft {
 
 impl Volume {
     /// Makes an object of `len` bytes to be filled in place. All of its pages are reserved now, or were those of an object
-    /// that this process has removed: below 8 MiB they are zeros, from there on what they contain is not specified.
+    /// that this process has removed: below 1 MiB they are zeros, from there on what they contain is not specified.
     ///
     /// # Errors
     /// [`Error::Full`] when it does not fit.

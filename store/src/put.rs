@@ -11,6 +11,7 @@ use crate::fresh::Fresh;
 use crate::kind::Kind;
 use crate::mapping::{HUGE, PAGE};
 use crate::object::{PutOptions, Ref};
+use crate::recycle::SMALLEST;
 use crate::stock::MAX_PAGES;
 use crate::volume::Volume;
 
@@ -56,7 +57,11 @@ impl Volume {
             self.fill(&file, content, len)?;
             return Ok(file);
         }
-        let file = Fresh::new(self)?;
+        let file = if len < SMALLEST {
+            Fresh::new(self)?
+        } else {
+            Fresh::sized(self, len)?
+        };
         if self.is_billed() {
             file.reserve(self, 0, len)?;
         }

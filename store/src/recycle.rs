@@ -29,13 +29,15 @@ use crate::per_process::{Abandon, PerProcess};
 use crate::tree::{SEALED_MODE, Tree};
 
 /// Objects of fewer bytes are freed as ever.
-pub(crate) const SMALLEST: u64 = 8 << 20;
+pub(crate) const SMALLEST: u64 = 1 << 20;
 /// Recycled files are at most this part of what would be free without them.
 const SHARE: u64 = 4;
 /// What is no more than this part of it stays longer.
 const SMALL_SHARE: u64 = 64;
 const IDLE: Duration = Duration::from_secs(2);
 const SMALL_IDLE: Duration = Duration::from_secs(30);
+/// How long an answer to how much room there is may be reused.
+const ROOM_FRESH: Duration = Duration::from_millis(100);
 /// Each holds a descriptor.
 const MOST_FILES: usize = 16;
 /// Objects that this process made and may recycle, the last ones.
@@ -55,6 +57,7 @@ pub(crate) struct Bin {
     payer: Option<Arc<dyn Payer>>,
     made: Mutex<HashMap<ObjectId, Mark>>,
     files: Mutex<Vec<Recycled>>,
+    room: Mutex<Option<(Instant, u64)>>,
     pub(crate) keeper: Keeper,
 }
 
@@ -152,7 +155,7 @@ impl Recycling {
         };
         let mut files = locked(&bin.files);
         let held = files.iter().map(|f| f.bytes).sum::<u64>() + file.bytes;
-        let would_be_free = free.saturating_add(held).min(room().saturating_add(held));
+        let would_be_free = free.min(bin.room(room)).saturating_add(held);
         if files.len() >= MOST_FILES || held > would_be_free / SHARE {
             drop(files);
             bin.let_go(vec![file]);
@@ -222,7 +225,17 @@ impl Bin {
             device: fstat(tree.objects.as_fd()).map_or(0, |s| s.st_dev),
             made: Mutex::default(),
             files: Mutex::default(),
+            room: Mutex::default(),
             keeper: Keeper::default(),
+        }
+    }
+
+    /// What `ask` says, or said a moment ago: it reads many small files.
+    fn room(&self, ask: impl FnOnce() -> u64) -> u64 {
+        let mut known = locked(&self.room);
+        match *known {
+            Some((at, room)) if at.elapsed() < ROOM_FRESH => room,
+            _ => known.insert((Instant::now(), ask())).1,
         }
     }
 

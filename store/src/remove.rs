@@ -216,6 +216,7 @@ impl Volume {
     /// Unlinks what nobody maps any more, and as [`bury`](Self::bury) says. To try to open a recycled file has its owner
     /// free it, for which he gets a moment.
     pub(crate) fn empty_trash(&self, unasked: bool) -> Result<Emptied, Error> {
+        self.recycling().free();
         let mut emptied = Emptied::default();
         for turn in 0..TURNS {
             let (mut used, mut recycled) = (0, 0);

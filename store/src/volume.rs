@@ -143,7 +143,6 @@ impl Volume {
     /// users goes, whether it is mapped or not: that cannot be asked, and its last view frees it either way.
     pub(crate) fn make_room(&self, limit: Limit) {
         self.stock.give_back();
-        self.recycling.free();
         let _ = self.empty_trash(limit == Limit::Volume);
     }
 

@@ -29,38 +29,37 @@ fn remove(place: &Place, at: &str) {
 
 #[test]
 fn the_pages_of_a_removed_object_serve_the_next_one_of_any_size() {
-    let place = place();
-    let mut before = inode(&place, &place.put("x", &pattern(20 * MIB, 1)));
-    // As long, shorter within a huge page, longer, at the borders of pages.
-    for (round, len) in [
-        20 * MIB,
-        17 * MIB + 5,
-        33 * MIB + 4097,
-        32 * MIB,
-        17 * MIB - 1,
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        remove(&place, "x");
-        assert_eq!(place.objects(), Vec::<String>::new());
-        let content = pattern(len, u8::try_from(round).unwrap());
-        std::thread::sleep(Duration::from_millis(20));
-        let start = SystemTime::now() - Duration::from_millis(10);
-        let object = place.put("x", &content);
-        assert!(place.volume.stat((&object).into()).unwrap().modified >= start);
-        assert_eq!(inode(&place, &object), before, "{len}");
-        before = inode(&place, &object);
-        assert!(place.get("x").bytes() == content, "{len}");
-        let stat = std::fs::metadata(file(&place, &object)).unwrap();
-        assert_eq!(stat.mode() & 0o7777, 0o444);
-        assert_eq!(
-            stat.blocks() * 512,
-            (len as u64).next_multiple_of(4096),
-            "{len}"
-        );
-        assert_eq!(place.own("trash"), Vec::<String>::new());
-        assert!(place.volume.fsck(false).unwrap().is_clean());
+    // As long, shorter within a huge page, longer, at the borders of pages; without huge pages.
+    for lens in [
+        [
+            20 * MIB,
+            20 * MIB,
+            17 * MIB + 5,
+            33 * MIB + 4097,
+            17 * MIB - 1,
+        ],
+        [3 * MIB, 2 * MIB - 5, MIB + MIB / 2, 2 * MIB, MIB],
+    ] {
+        let place = place();
+        let mut before = None;
+        for (round, len) in lens.into_iter().enumerate() {
+            let content = pattern(len, u8::try_from(round).unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+            let start = SystemTime::now() - Duration::from_millis(10);
+            let object = place.put("x", &content);
+            assert!(place.volume.stat((&object).into()).unwrap().modified >= start);
+            let inode = inode(&place, &object);
+            assert_eq!(*before.get_or_insert(inode), inode, "{len}");
+            assert!(place.get("x").bytes() == content, "{len}");
+            let stat = std::fs::metadata(file(&place, &object)).unwrap();
+            assert_eq!(stat.mode() & 0o7777, 0o444);
+            let pages = (len as u64).next_multiple_of(4096);
+            assert_eq!(stat.blocks() * 512, pages, "{len}");
+            assert_eq!(place.own("trash"), Vec::<String>::new());
+            assert!(place.volume.fsck(false).unwrap().is_clean());
+            remove(&place, "x");
+            assert_eq!(place.objects(), Vec::<String>::new());
+        }
     }
 }
 
