@@ -16,7 +16,7 @@ use vineyard_charge::Payer;
 use crate::error::Error;
 use crate::lease;
 use crate::mapping::{Mapping, PAGE};
-use crate::recycle::{InTrash, Recycled};
+use crate::recycle::{InTrash, Recycled, extensible};
 use crate::tree::Tree;
 use crate::volume::Volume;
 
@@ -84,11 +84,16 @@ impl Fresh {
 
     /// Makes a recycled file `end` bytes long. That also counts as its last change.
     fn cut(&mut self, end: i64) -> Result<(), Errno> {
+        let wanted = u64::try_from(end).unwrap_or(0).next_multiple_of(PAGE);
+        let kept = if wanted > self.resident {
+            extensible(self.resident)
+        } else {
+            wanted
+        };
+        if kept < self.resident.min(wanted) {
+            ftruncate(self.file.as_fd(), i64::try_from(kept).unwrap_or(end))?;
+        }
         ftruncate(self.file.as_fd(), end)?;
-        let kept = u64::try_from(end)
-            .unwrap_or(0)
-            .next_multiple_of(PAGE)
-            .min(self.resident);
         if kept == self.resident {
             return Ok(());
         }

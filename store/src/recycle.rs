@@ -23,7 +23,7 @@ use crate::at_fork::Kept;
 use crate::id::ObjectId;
 use crate::keeper::Keeper;
 use crate::lease;
-use crate::mapping::PAGE;
+use crate::mapping::{HUGE, PAGE};
 use crate::name::ObjectFile;
 use crate::per_process::{Abandon, PerProcess};
 use crate::tree::{SEALED_MODE, Tree};
@@ -103,6 +103,12 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What is kept of a file of so many bytes when it is extended: its end, which has no huge page, would be amidst the new
+/// ones.
+pub(crate) fn extensible(bytes: u64) -> u64 {
+    bytes - bytes % HUGE as u64
+}
+
 impl Recycling {
     pub(crate) fn new(tree: Arc<Tree>, payer: Option<Arc<dyn Payer>>) -> Self {
         Self {
@@ -171,7 +177,8 @@ impl Recycling {
         true
     }
 
-    /// A file for an object of `len` bytes: the smallest that has as many, and not far more, else the largest.
+    /// A file for an object of `len` bytes: the smallest that has as many, and not far more, else the largest that has at
+    /// least half of them in huge pages, as far as they can be extended.
     pub(crate) fn take(&self, len: u64) -> Option<Recycled> {
         if len < SMALLEST {
             return None;
@@ -182,7 +189,8 @@ impl Recycling {
             let enough = |f: &&(usize, u64)| f.1 >= len && f.1 / 2 <= len;
             let sizes: Vec<(usize, u64)> = files.iter().map(|f| f.bytes).enumerate().collect();
             let best = sizes.iter().filter(enough).min_by_key(|f| f.1);
-            let smaller = || sizes.iter().filter(|f| f.1 < len).max_by_key(|f| f.1);
+            let half = |f: &&(usize, u64)| f.1 < len && extensible(f.1) >= len / 2;
+            let smaller = || sizes.iter().filter(half).max_by_key(|f| f.1);
             let (index, _) = *best.or_else(smaller)?;
             let file = files.swap_remove(index);
             if file.is_ours() {

@@ -35,10 +35,10 @@ fn the_pages_of_a_removed_object_serve_the_next_one_of_any_size() {
             20 * MIB,
             20 * MIB,
             17 * MIB + 5,
-            33 * MIB + 4097,
+            31 * MIB + 4097,
             17 * MIB - 1,
         ],
-        [3 * MIB, 2 * MIB - 5, MIB + MIB / 2, 2 * MIB, MIB],
+        [3 * MIB, 2 * MIB - 5, MIB + MIB / 2, MIB + 1, MIB],
     ] {
         let place = place();
         let mut before = None;
@@ -61,6 +61,18 @@ fn the_pages_of_a_removed_object_serve_the_next_one_of_any_size() {
             assert_eq!(place.objects(), Vec::<String>::new());
         }
     }
+}
+
+#[test]
+fn a_file_without_huge_pages_is_not_made_a_large_one() {
+    let place = place();
+    let small = place.put("x", &pattern(MIB + 1, 1));
+    let small = inode(&place, &small);
+    remove(&place, "x");
+    let large = place.put("y", &pattern(3 * MIB, 2));
+    assert_ne!(inode(&place, &large), small);
+    let again = place.put("x", &pattern(MIB, 3));
+    assert_eq!(inode(&place, &again), small);
 }
 
 #[test]
