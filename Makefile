@@ -254,6 +254,10 @@ cluster-down: ## Removes the cluster ID (dev) and everything that it left
 bench: build wheel ## Measures this store against its peers, all in one run
 	bench/run $(BENCH)
 
+.PHONY: bench-driver
+bench-driver: ## Measures calls of the driver against the bare system calls (needs root)
+	cargo bench --locked -p vineyard-csi --bench driver -- $(CURDIR)/docs/benchmarks-driver.md
+
 .PHONY: demo
 demo: build wheel ## Runs a real Kedro pipeline through the store and shows times and bills
 	demo/run

@@ -9,7 +9,7 @@ use super::create::Wish;
 use super::{Controller, Error};
 use crate::bytes::Bytes;
 use crate::validation;
-use crate::volume::{ContentSource, NodeId, Phase, Volume, VolumeId, catalog};
+use crate::volume::{ContentSource, Listing, NodeId, Phase, Volume, VolumeId, catalog};
 
 /// Takes the source of a request.
 pub(super) fn source(source: &VolumeContentSource) -> Result<VolumeId, Error> {
@@ -29,7 +29,7 @@ pub(super) fn described(source: &ContentSource) -> VolumeContentSource {
 }
 
 impl Controller {
-    /// Books a clone. It pins its source until it is filled: see [`Self::unfilled_clones`].
+    /// Books a clone. It pins its source until it is filled: see [`unfilled`].
     pub(super) async fn book_clone(&self, wish: &Wish, source: VolumeId) -> Result<Volume, Error> {
         // Nobody deletes the source between the look at it and the record of the clone.
         let _cloning = self.cloning.lock().await;
@@ -73,16 +73,17 @@ impl Controller {
             free: most,
         })
     }
+}
 
-    /// The clones whose content still has to be copied from a volume. The caller holds `cloning`.
-    pub(super) async fn unfilled_clones(&self, id: &VolumeId) -> Result<Vec<VolumeId>, Error> {
-        let all = self.catalog.list().await?.volumes;
-        let volumes = all.into_iter().map(|stored| stored.volume);
-        let unfilled = volumes.filter(|volume| {
-            let source = volume.pending_source();
-            source.is_some_and(|source| source.volume_id == *id)
-        });
-        Ok(unfilled.map(|volume| volume.id).collect())
+/// The clones whose content still has to be copied from a volume; none when that content is gone.
+pub(super) fn unfilled(all: &Listing, source: &Volume) -> Vec<VolumeId> {
+    let is_of =
+        |it: &ContentSource| it.volume_id == source.id && it.generation == Some(source.generation);
+    let volumes = all.volumes.iter().map(|stored| &stored.volume);
+    let unfilled = volumes.filter(|volume| volume.pending_source().is_some_and(is_of));
+    match source.phase {
+        Phase::Lost { .. } => Vec::new(),
+        _ => unfilled.map(|volume| volume.id.clone()).collect(),
     }
 }
 

@@ -4,7 +4,7 @@
 use tokio::time::{Instant, timeout_at};
 use vineyard_proto::csi::{DeleteVolumeRequest, DeleteVolumeResponse};
 
-use super::{Controller, Error};
+use super::{Controller, Error, clone};
 use crate::failpoint::fail_point;
 use crate::validation;
 use crate::volume::catalog::Revision;
@@ -22,7 +22,6 @@ impl Controller {
         let _guard = self.lock(&id)?;
         // Nobody clones it between the look for clones and its mark.
         let cloning = self.cloning.lock().await;
-        let clones = self.unfilled_clones(&id).await?;
         let all = self.catalog.list().await?;
         let marked = catalog::change::<Error>(&*self.catalog, &id, |volume| {
             // Kubelet of a dead node takes nothing away any more.
@@ -34,9 +33,8 @@ impl Controller {
                     stagings,
                 });
             }
-            // What is lost cannot be copied any more.
-            let is_over = matches!(volume.phase, Phase::Deleting | Phase::Lost { .. });
-            if !is_over && !clones.is_empty() {
+            let clones = clone::unfilled(&all, volume);
+            if volume.phase != Phase::Deleting && !clones.is_empty() {
                 let clones: Vec<_> = clones.iter().map(VolumeId::as_str).collect();
                 return Err(Error::Cloned {
                     id: id.clone(),

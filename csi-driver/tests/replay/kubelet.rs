@@ -9,7 +9,9 @@ use vineyard_proto::csi::{Volume, VolumeUsage};
 
 use crate::chance::Chance;
 use crate::driver::Driver;
-use crate::requests::{book_request, create_request, delete_request, modify_request};
+use crate::requests::{
+    book_request, clone_request, create_request, delete_request, modify_request,
+};
 use crate::rpc::Rpc;
 
 /// More than ever helps.
@@ -176,9 +178,24 @@ impl Kubelet {
         Ok(self.call(request).await?.volume.unwrap())
     }
 
+    /// CreateVolume with another volume as its source.
+    pub(crate) async fn clone_of(
+        &mut self,
+        source: &str,
+        name: &str,
+        bytes: i64,
+    ) -> Result<Volume, Status> {
+        let request = clone_request(source, name, bytes);
+        Ok(self.call(request).await?.volume.unwrap())
+    }
+
     pub(crate) async fn delete(&mut self, name: &str) {
         let answer = self.call(delete_request(name)).await;
         self.must(answer, "DeleteVolume");
+    }
+
+    pub(crate) async fn try_delete(&mut self, name: &str) -> Result<(), Status> {
+        self.call(delete_request(name)).await.map(drop)
     }
 
     pub(crate) async fn stage(&mut self, name: &str) -> Result<(), Status> {

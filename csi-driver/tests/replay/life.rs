@@ -24,10 +24,12 @@ pub(crate) async fn play(folder: &Path, order: &str) -> BTreeMap<String, u64> {
     kubelet.publish("a", &q, true).await.unwrap();
     kubelet.stage("b").await.unwrap();
     kubelet.publish("b", &q, false).await.unwrap();
+    kubelet.clone_of("a", "c", MIB).await.unwrap();
     assert_eq!(kubelet.book("a", 2 * MIB).await.unwrap(), 2 * MIB);
     kubelet.grow("a", &q, 2 * MIB).await;
     let usage = kubelet.stats("a", &q).await.unwrap();
     assert_eq!(usage[0].total, 2 * MIB);
+    a_clone_that_is_too_small_at_first(&mut kubelet, &p).await;
     a_target_that_is_a_file(&mut kubelet, &p).await;
     mounts_on_each_other(&mut kubelet, &p).await;
     let seen = fs::read_to_string(kubelet.target(&q, "a").join("content")).unwrap();
@@ -49,6 +51,24 @@ pub(crate) async fn play(folder: &Path, order: &str) -> BTreeMap<String, u64> {
     kubelet.driver.withdraw();
     kubelet.driver.assert_nothing_is_left();
     std::mem::take(&mut kubelet.driver.deaths)
+}
+
+/// Volume a was expanded after it was cloned, and holds more than its clone can take.
+async fn a_clone_that_is_too_small_at_first(kubelet: &mut Kubelet, pod: &str) {
+    let large = kubelet.target(pod, "a").join("large");
+    fs::write(&large, vec![1; 1_500_000]).unwrap();
+    let full = kubelet.stage("c").await.unwrap_err();
+    assert_eq!(full.code(), Code::ResourceExhausted, "{full:?}");
+    assert_eq!(kubelet.book("c", 2 * MIB).await.unwrap(), 2 * MIB);
+    kubelet.stage("c").await.unwrap();
+    kubelet.publish("c", pod, false).await.unwrap();
+    let copy = kubelet.target(pod, "c");
+    assert_eq!(fs::read_to_string(copy.join("content")).unwrap(), "a");
+    assert_eq!(fs::read(copy.join("large")).unwrap(), vec![1; 1_500_000]);
+    fs::remove_file(&large).unwrap();
+    kubelet.unpublish("c", pod).await;
+    kubelet.unstage("c").await;
+    kubelet.delete("c").await;
 }
 
 async fn a_target_that_is_a_file(kubelet: &mut Kubelet, pod: &str) {

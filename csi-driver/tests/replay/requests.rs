@@ -17,6 +17,17 @@ pub(crate) fn create_request(name: &str, bytes: i64) -> CreateVolumeRequest {
     }
 }
 
+pub(crate) fn clone_request(source: &str, name: &str, bytes: i64) -> CreateVolumeRequest {
+    let volume_id = source.to_owned();
+    let source = volume_content_source::VolumeSource { volume_id };
+    CreateVolumeRequest {
+        volume_content_source: Some(VolumeContentSource {
+            r#type: Some(volume_content_source::Type::Volume(source)),
+        }),
+        ..create_request(name, bytes)
+    }
+}
+
 pub(crate) fn delete_request(name: &str) -> DeleteVolumeRequest {
     DeleteVolumeRequest {
         volume_id: name.to_owned(),

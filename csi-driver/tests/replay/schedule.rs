@@ -26,6 +26,8 @@ struct Claim {
     /// What pods wrote, none before the first pod that may write.
     content: Option<String>,
     staged: bool,
+    /// What its content is copied from at its first stage.
+    source: Option<String>,
     /// It has memory, or had some that is lost.
     resident: bool,
     lost: bool,
@@ -69,7 +71,8 @@ pub(crate) async fn play(seed: u64, folder: &Path) -> BTreeMap<String, u64> {
 impl Schedule {
     async fn step(&mut self) {
         match self.chance.below(20) {
-            0..=3 => self.provision().await,
+            0..=2 => self.provision().await,
+            3 => self.clone_any().await,
             4..=9 => self.start_pod().await,
             10..=12 => self.stop_pod().await,
             13 => self.expand().await,
@@ -116,6 +119,42 @@ impl Schedule {
             Err(status) if status.code() == Code::ResourceExhausted => assert!(!fits),
             Err(status) => self.kubelet.complain("CreateVolume", &status),
         }
+    }
+
+    /// A clone of a claim that has content to be copied, or had some.
+    async fn clone_any(&mut self) {
+        let Some(source) = self.any_claim().filter(|name| self.claims[name].resident) else {
+            return;
+        };
+        let name = format!("pvc-{}", self.number());
+        let capacity = self.claims[&source].capacity;
+        let fits = self.booked() + capacity <= BUDGET;
+        match self.kubelet.clone_of(&source, &name, capacity).await {
+            Ok(volume) => {
+                assert!(fits && !self.claims[&source].lost, "{name} of {source}");
+                assert_eq!(volume.capacity_bytes, capacity);
+                let claim = Claim {
+                    capacity,
+                    source: Some(source),
+                    ..Claim::default()
+                };
+                self.claims.insert(name, claim);
+            }
+            Err(status) if status.code() == Code::ResourceExhausted => assert!(!fits),
+            Err(status) if status.code() == Code::InvalidArgument => {
+                assert!(self.claims[&source].lost, "{status:?}");
+            }
+            Err(status) => self.kubelet.complain("CreateVolume", &status),
+        }
+    }
+
+    /// Whether clones of it are still to be filled.
+    fn is_pinned(&self, name: &str) -> bool {
+        let mut claims = self.claims.values();
+        claims.any(|claim| {
+            let is_source = claim.source.as_deref() == Some(name);
+            is_source && !claim.resident && !claim.lost
+        })
     }
 
     fn any_claim(&mut self) -> Option<String> {
@@ -178,9 +217,14 @@ impl Schedule {
     /// Whether the volume is staged: a lost one must not be, and one that begins anew is empty.
     async fn stage(&mut self, name: &str) -> bool {
         let answer = self.kubelet.stage(name).await;
+        let source = self.claims[name].source.as_ref();
+        let copied = source.and_then(|source| self.claims.get(source)?.content.clone());
         let claim = self.claims.get_mut(name).unwrap();
         match answer {
             Ok(()) => {
+                if claim.source.is_some() && !claim.resident && !claim.lost {
+                    claim.content = copied;
+                }
                 if claim.lost {
                     assert!(
                         claim.recreate,
@@ -287,6 +331,11 @@ impl Schedule {
         let Some(name) = self.any_claim() else { return };
         let mut mounts = self.pods.values().flatten();
         if !self.claims[&name].staged && mounts.all(|mount| mount.claim != name) {
+            if self.is_pinned(&name) {
+                let refused = self.kubelet.try_delete(&name).await.unwrap_err();
+                assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+                return;
+            }
             self.kubelet.delete(&name).await;
             self.claims.remove(&name);
         }
@@ -304,6 +353,10 @@ impl Schedule {
         self.kubelet.driver.reboot();
         for claim in self.claims.values_mut() {
             claim.lost |= claim.resident;
+        }
+        // What was to be copied is gone, too.
+        for claim in self.claims.values_mut() {
+            claim.lost |= claim.source.is_some();
         }
         for mount in self.pods.values_mut().flatten() {
             mount.published = false;
@@ -326,7 +379,9 @@ impl Schedule {
         for pod in self.pods.keys().cloned().collect::<Vec<_>>() {
             self.remove_pod(&pod).await;
         }
-        for name in self.claims.keys().cloned().collect::<Vec<_>>() {
+        let mut names: Vec<_> = self.claims.keys().cloned().collect();
+        names.sort_by_key(|name| self.claims[name].source.is_none());
+        for name in names {
             self.unstage(&name).await;
             self.kubelet.delete(&name).await;
         }
