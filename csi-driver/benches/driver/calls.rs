@@ -69,28 +69,26 @@ impl Calls {
             command.arg(flag).arg(folder.join(name));
         }
         let log = File::create(folder.join("log")).unwrap();
-        let driver = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
         let socket = format!("unix:{}", folder.join("csi.sock").display());
+        let calls = Self {
+            folder: folder.to_owned(),
+            channel: Endpoint::from_shared(socket).unwrap().connect_lazy(),
+            driver: command
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        };
         for _ in 0..6_000 {
-            let endpoint = Endpoint::from_shared(socket.clone()).unwrap();
-            if let Ok(channel) = endpoint.connect().await {
-                return Self {
-                    folder: folder.to_owned(),
-                    driver,
-                    channel,
-                };
+            let mut identity = IdentityClient::new(calls.channel.clone());
+            if identity.probe(ProbeRequest {}).await.is_ok() {
+                return calls;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!(
-            "the driver does not serve: {}",
-            fs::read_to_string(folder.join("log")).unwrap()
-        );
+        let log = fs::read_to_string(folder.join("log")).unwrap();
+        panic!("the driver does not serve: {log}");
     }
 
     /// Resident MiB.

@@ -141,8 +141,9 @@ impl Node {
     }
 
     async fn drop_layer(&self, id: &VolumeId) -> Result<(), Error> {
-        let _guard = self.lock(id)?;
+        // Before the lock: a stage that waits for the copy has it.
         self.stop_filling(id).await?;
+        let _guard = self.lock(id)?;
         self.unmount_layer(id).await?;
         fail_point!("drop.unmounted");
         catalog::change::<Error>(&*self.catalog, id, |volume| {

@@ -10,6 +10,7 @@
 mod busy;
 mod capacity;
 mod chance;
+mod clones;
 mod driver;
 mod kubelet;
 mod life;

@@ -1,5 +1,6 @@
 //! Random schedules: claims come and go, pods with several of them too, kubelet restarts, the node reboots.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind;
@@ -380,7 +381,8 @@ impl Schedule {
             self.remove_pod(&pod).await;
         }
         let mut names: Vec<_> = self.claims.keys().cloned().collect();
-        names.sort_by_key(|name| self.claims[name].source.is_none());
+        // Clones are younger than their sources.
+        names.sort_by_key(|name| Reverse(name["pvc-".len()..].parse::<u32>().unwrap()));
         for name in names {
             self.unstage(&name).await;
             self.kubelet.delete(&name).await;
