@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags, openat, renameat2};
-use nix::sys::stat::{FchmodatFlags, FileStat, Mode, fchmod, fchmodat, fstat};
+use nix::sys::stat::{FileStat, Mode, fchmod, fstat};
 use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::ftruncate;
 
@@ -26,7 +26,7 @@ use crate::lease;
 use crate::mapping::{HUGE, PAGE};
 use crate::name::ObjectFile;
 use crate::per_process::{Abandon, PerProcess};
-use crate::tree::{SEALED_MODE, Tree};
+use crate::tree::{READ, SEALED_MODE, Tree};
 
 /// Objects of fewer bytes are freed as ever.
 pub(crate) const SMALLEST: u64 = 1 << 20;
@@ -308,10 +308,14 @@ impl Recycled {
         let flags = OFlag::O_RDWR | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let file = match openat(trash, name, flags, Mode::empty()) {
             Err(Errno::EACCES) => {
-                let follow = FchmodatFlags::FollowSymlink;
-                fchmodat(trash, name, Mode::from_bits_truncate(0o644), follow).ok()?;
+                // Its owner makes it writable for a moment, but not what somebody views: this process may die meanwhile.
+                let seen = openat(trash, name, READ, Mode::empty()).ok()?;
+                if !lease::nobody_uses(seen.as_fd()).ok()? {
+                    return None;
+                }
+                fchmod(seen.as_fd(), Mode::from_bits_truncate(0o644)).ok()?;
                 let file = openat(trash, name, flags, Mode::empty());
-                let _ = fchmodat(trash, name, SEALED_MODE, follow);
+                let _ = fchmod(seen.as_fd(), SEALED_MODE);
                 file.ok()?
             }
             other => other.ok()?,
