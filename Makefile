@@ -82,14 +82,15 @@ wheel: $(BIN)/.ready ## Builds the Python wheel into target/wheels
 # ------------------------------------------------------------------------------------------------ check
 
 .PHONY: lint
-lint: lint-house lint-rust lint-python ## Checks format, lints, types, layers and house rules
+lint: lint-house deny lint-rust lint-python ## Checks format, lints, types, layers and house rules
 
 .PHONY: lint-house
 lint-house: $(BIN)/.ready
 	python3 .ci/tree.py
 	python3 .ci/layers.py
 	python3 .ci/links.py
-	for script in .ci/run .ci/apt .ci/pythons .ci/wheel-test tests/sanity/run tests/cluster/images/make; do bash -n "$$script"; done
+	for script in .ci/run .ci/apt .ci/pythons .ci/wheel-test tests/sanity/run tests/cluster/images/make tests/soak/run tests/vm/run \
+		tests/vm/kernel tests/vm/test; do bash -n "$$script"; done
 	$(BIN)/typos
 
 # Alone and together, because a crate that only builds with its neighbours' features is broken.
@@ -161,29 +162,22 @@ sanity: $(SANITY) ## Runs csi-sanity against the standalone driver, as often as 
 	tests/sanity/run target/debug/vineyard-csi $(SANITY) $(or $(ROUNDS),1)
 endif
 
-# With checks of overflow and assertions: what is sought are faults, not figures.
 .PHONY: soak
-soak: ## Runs the long property and fault tests (half an hour or so)
-	VINEYARD_SEQUENCES=1500 cargo test --locked -p vineyard-tests --test model -- --nocapture
-	VINEYARD_STEPS=20000 cargo test --locked -p vineyard-tests --test concurrent -- --nocapture
-	VINEYARD_LIVES=100 cargo test --locked -p vineyard-tests --test sockets -- --nocapture lives
-	VINEYARD_CASES=50000 cargo test --locked -p vineyard-tests --test hostile_formats -- --nocapture
-	VINEYARD_SCHEDULES=10000 VINEYARD_CASES=100000 VINEYARD_ENTRIES=1000000 \
-		cargo test --locked -p vineyard-csi --features failpoints --test replay -- --nocapture
-	for round in 1 2 3; do \
-		cargo test --locked -p vineyard-tests --test crash --test ledger --test handover --test cross_uid --test hostile_tree; \
-	done
+soak: ## Runs the long property and fault tests: all, or SOAK="model races …"
+	tests/soak/run $(SOAK)
 
 .PHONY: test-cleanup
 test-cleanup: ## Removes what killed test runs have left
 	cargo run --quiet --locked --profile test -p vineyard-tests --bin vineyard-test-cleanup
 
-.PHONY: deny
-deny: .cache/bin/cargo-deny ## Checks licences and sources of the dependencies (builds cargo-deny on first use)
-	.cache/bin/cargo-deny --locked check bans licenses sources
+.PHONY: vm-test
+vm-test: ## Runs what depends on the kernel in virtual machines: cgroup version 2, Linux 6.1 and newer (slow, needs root)
+	tests/vm/test $(KERNELS)
 
-.cache/bin/cargo-deny:
-	cargo install --quiet --locked --root .cache cargo-deny@0.20.2
+# Not the advisories: their database is no package, so a build would depend on one more host.
+.PHONY: deny
+deny: $(BIN)/.ready ## Checks licences, sources and versions of the dependencies
+	$(BIN)/cargo-deny --locked --log-level error check bans licenses sources
 
 # ------------------------------------------------------------------------------- the cluster under test
 

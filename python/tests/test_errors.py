@@ -294,3 +294,20 @@ def test_hostile_bytes_are_errors(vol, kind):
             codec.decode(kind, bad)
         except vineyard.DeserializationError:
             pass
+
+
+def test_a_table_whose_texts_end_anywhere_is_an_error_and_no_crash(vol):
+    np, pa = pytest.importorskip("numpy"), pytest.importorskip("pyarrow")
+    texts = [f"{number:03}" for number in range(1000)]
+    for kind, ends in ((pa.string(), "i4"), (pa.large_string(), "i8"), (pa.binary(), "i4")):
+        plain = pa.array(texts).cast(kind)
+        nested = pa.StructArray.from_arrays([plain], ["inner"])
+        for value in (pa.table({"s": plain}), pa.record_batch({"s": plain}), pa.table({"s": nested})):
+            good = b"".join(bytes(memoryview(part).cast("B")) for part in codec.encode(value)[1])
+            at = good.index(np.arange(0, 3003, 3, dtype=ends).tobytes()) + 500 * np.dtype(ends).itemsize
+            for wrong in (2**30, -5):
+                bad = bytearray(good)
+                bad[at : at + np.dtype(ends).itemsize] = np.array([wrong], ends).tobytes()
+                with pytest.raises(vineyard.DeserializationError, match="damaged Arrow file"):
+                    codec.decode("arrow", bad)
+            assert codec.decode("arrow", good).equals(value)

@@ -22,7 +22,7 @@ use crate::watchdog;
 
 /// Waits until `done`, in short steps. Returns whether it was done in time.
 pub fn poll(limit: Duration, mut done: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + limit;
+    let end = Instant::now() + watchdog::patient(limit);
     let mut step = Duration::from_micros(200);
     while !done() {
         if Instant::now() > end {

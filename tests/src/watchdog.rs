@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::random;
+
 /// How long a hung thread has, after its children were killed, before the run is aborted.
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -43,6 +45,17 @@ fn watch_list() -> MutexGuard<'static, Watch> {
 #[must_use]
 pub struct Deadline(u64);
 
+/// A limit of time on this machine: as many times longer as `VINEYARD_PATIENCE` says, for emulated ones.
+#[must_use]
+pub fn patient(limit: Duration) -> Duration {
+    static TIMES: OnceLock<u32> = OnceLock::new();
+    let times = TIMES.get_or_init(|| {
+        let times = random::number("VINEYARD_PATIENCE");
+        times.and_then(|n| n.try_into().ok()).unwrap_or(1)
+    });
+    limit.saturating_mul(*times)
+}
+
 /// Starts a step that ends within `limit`, or else the calling thread's children are killed and, if that does not help,
 /// the run is aborted with `what` as message.
 pub fn deadline(limit: Duration, what: impl Into<String>) -> Deadline {
@@ -51,7 +64,7 @@ pub fn deadline(limit: Duration, what: impl Into<String>) -> Deadline {
     watch.next += 1;
     let step = Step {
         what: what.into(),
-        end: Instant::now() + limit,
+        end: Instant::now() + patient(limit),
         fired: false,
     };
     watch.steps.insert(id, step);

@@ -257,7 +257,11 @@ fn mutated_objects_of_every_kind_are_errors_and_nothing_worse() -> Result<()> {
             fs::remove_file(&link)?;
             fs::remove_file(&path).context("the object")?;
         }
+        println!(
+            "{} of {} objects, {cases} mutations each",
+            number + 1,
+            objects.len()
+        );
     }
-    println!("{} objects, {cases} cases each", objects.len());
     Ok(())
 }

@@ -26,7 +26,7 @@ fn random_sequences_keep_every_byte_on_the_right_bill() -> Result<()> {
     for number in 0..count {
         let seed = first.wrapping_add(number);
         steps += play(seed, &sequence(seed))?;
-        if (number + 1) % 100 == 0 {
+        if (number + 1) % 50 == 0 {
             println!("{} of {count} sequences, {steps} steps", number + 1);
         }
     }

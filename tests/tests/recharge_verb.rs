@@ -68,10 +68,10 @@ fn the_verb_moves_every_object_to_the_payer_and_does_nothing_the_second_time() -
     let (from, to) = (producer.sidecar_cgroup().id(), keeper.sidecar_cgroup().id());
     let mut account = Account::open(&world)?;
     account.ahead(8 * MIB);
-    for number in 0..LENGTHS.len() {
+    for (number, len) in LENGTHS.into_iter().enumerate() {
         let name = format!("object-{number}");
         put(&mut producer, &name, content(number))?;
-        account.add(from, LENGTHS[number]);
+        account.add(from, len);
         let view = u32::try_from(number).ok().filter(|n| n % 2 == 1);
         get(&mut consumer, &name, content(number), true, view)?;
     }
