@@ -238,6 +238,17 @@ definitions: ## Writes the definitions of the custom resources into the chart
 cluster-up: cluster-programs cluster-images ## Starts a real Kubernetes of N nodes (2), named ID (dev); needs Go and root
 	$(CLUSTER) up --id $(ID) --nodes $(N) --programs .cache/bin --images .cache/images
 
+.PHONY: cluster-test
+cluster-test: cluster-up ## Installs the driver on the cluster ID and tests it there
+	$(CLUSTER) exec --id $(ID) -- helm upgrade --install vineyard manifests/vineyard --namespace vineyard-system \
+		--create-namespace --values tests/cluster/values.yaml --wait --timeout 3m
+	VINEYARD_TEST_CLUSTER=$(ID) cargo test --locked -p vineyard-tests --test cluster -- --ignored
+
+.PHONY: cluster-conformance
+cluster-conformance: ## Runs the catalog's conformance suite against the API server of the cluster ID
+	cargo test --locked -p vineyard-csi --features kubernetes --no-run
+	$(CLUSTER) exec --id $(ID) -- cargo test --locked --offline -p vineyard-csi --features kubernetes kubernetes -- --ignored
+
 .PHONY: cluster-down
 cluster-down: ## Removes the cluster ID (dev) and everything that it left
 	$(CLUSTER) down --id $(ID)
