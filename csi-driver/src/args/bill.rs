@@ -133,10 +133,16 @@ impl BillFlags {
             runs: hand_overs,
             furnish: true,
         };
-        let engine = retainer.map(|socket| {
+        let connection = |socket| {
             let pods = Arc::clone(&pods);
-            let pod_directory_of = move |pid| pods.directory_of(pid).ok().flatten();
-            Arc::new(RetainerEngine(Retainer::new(socket, pod_directory_of))) as Arc<dyn Engine>
+            Retainer::new(socket, move |pid| pods.directory_of(pid).ok().flatten())
+        };
+        let engine = retainer.map(|socket| {
+            let engine = RetainerEngine {
+                moving: connection(socket.clone()),
+                reserving: connection(socket),
+            };
+            Arc::new(engine) as Arc<dyn Engine>
         });
         Ok(Bills::open(
             settings,

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use vineyard_charge::CgroupId;
+
 use super::engine::Report;
 use super::handover::Progress;
 use crate::volume::PodUid;
@@ -198,6 +200,12 @@ impl Account {
         let unchanged = self.report.as_ref().is_some_and(|(_, then)| *then == now);
         let recent = self.ended.is_some_and(|at| at.elapsed() < pause);
         !unchanged && !recent && !self.is_due()
+    }
+
+    /// Whether another retainer than this one was billed at the last survey. A pod keeps its own cgroup while its containers come and go.
+    pub(crate) fn is_of_another(&self, retainer: &[CgroupId]) -> bool {
+        let report = self.report.as_ref().map(|(report, _)| report);
+        report.is_some_and(|it| !it.retainer.iter().any(|owner| retainer.contains(owner)))
     }
 
     /// How long ago the last run ended.

@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::task::spawn_blocking;
 use tonic::async_trait;
 use vineyard_charge::survey::{Surveyor, survey_tree};
 use vineyard_charge::{Extent, Full, Limit, PAGE, ReserveError};
 
-use super::{Account, Accounts, Bills, Error, LeavingRecord, leaving_path, record};
+use super::{Bills, Error, LeavingRecord, leaving_path, record};
 use crate::bytes::Bytes;
 use crate::edge::chain;
 use crate::sockets::{Billing, BillingError};
@@ -161,7 +160,7 @@ impl Bills {
             }));
         };
         let shares = self.shares(pod, &files)?;
-        self.cover(&shares).await?;
+        let reserving = self.cover(shares).await?;
         let reserve = move || -> Result<(), ReserveError> {
             let payer = engine
                 .payer()
@@ -170,54 +169,13 @@ impl Bills {
                 .iter()
                 .map(|(file, extent)| (file.as_fd(), *extent))
                 .collect();
-            payer.reserve(&extents)
+            payer.reserve(&extents)?;
+            // Here, because the caller may be gone by now.
+            reserving.done();
+            Ok(())
         };
         let reserved = spawn_blocking(reserve).await;
-        let reserved = reserved.unwrap_or_else(|panic| Err(refused(&panic.to_string())));
-        let mut all = self.inner.accounts();
-        for (id, bytes) in &shares {
-            if let Some(account) = all.volumes.get_mut(id) {
-                account.reserved(*bytes, reserved.is_ok());
-            }
-        }
-        reserved
-    }
-
-    /// Makes room under the retainer's request for bytes that are about to be reserved.
-    pub(super) async fn cover(&self, shares: &[(VolumeId, u64)]) -> Result<(), ReserveError> {
-        let inner = &self.inner;
-        let asked: u64 = shares.iter().map(|(_, bytes)| bytes).sum();
-        // Nobody else sums up or asks between the look and what it leads to.
-        let _turn = inner.asking.lock().await;
-        for (id, bytes) in shares {
-            if let Some(account) = inner.accounts().volumes.get_mut(id) {
-                account.reserve(*bytes);
-            }
-        }
-        let total = inner.wanted().await;
-        if total > inner.request.allocated().0 {
-            let chunk = inner.settings.chunk.0.max(PAGE);
-            let raised = total.saturating_add(chunk).next_multiple_of(chunk);
-            let asked_for = inner.request.set(Bytes(raised)).await;
-            let mut all = inner.accounts();
-            (all.ahead, all.ahead_since) = (raised - total, Some(Instant::now()));
-            if let Err(error) = asked_for {
-                give_up(&mut all, shares);
-                return Err(refused(&error.to_string()));
-            }
-        }
-        let allocated = inner.request.allocated().0;
-        if total <= allocated {
-            return Ok(());
-        }
-        let mut all = inner.accounts();
-        give_up(&mut all, shares);
-        Err(ReserveError::Full(Full {
-            asked,
-            free: allocated.saturating_sub(total - asked),
-            limit: Limit::Allowance,
-            limit_bytes: allocated,
-        }))
+        reserved.unwrap_or_else(|panic| Err(refused(&panic.to_string())))
     }
 
     /// How the extents are spread over the pod's volumes.
@@ -249,14 +207,6 @@ impl Bills {
         let all = self.inner.accounts();
         let its = all.volumes.iter().filter(|(_, account)| account.has(pod));
         its.map(|(id, _)| id.clone()).collect()
-    }
-}
-
-fn give_up(all: &mut Accounts, shares: &[(VolumeId, u64)]) {
-    for (id, bytes) in shares {
-        if let Some(account) = all.volumes.get_mut(id) {
-            Account::reserved(account, *bytes, false);
-        }
     }
 }
 

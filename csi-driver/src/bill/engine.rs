@@ -84,16 +84,27 @@ pub(crate) trait Engine: Send + Sync + fmt::Debug {
     /// # Errors
     /// When it is away.
     fn payer(&self) -> Result<Arc<dyn Payer>, Trouble>;
+
+    /// The cgroups that the retainer is billed by now.
+    ///
+    /// # Errors
+    /// When it is away.
+    fn owners(&self) -> Result<Vec<CgroupId>, Trouble>;
 }
 
 /// The real one.
 #[derive(Debug)]
-pub(crate) struct RetainerEngine(pub(crate) Retainer);
+pub(crate) struct RetainerEngine {
+    /// Moves charges.
+    pub(crate) moving: Retainer,
+    /// Reserves for pods that wait: another connection, so that they do not wait for gigabytes to move.
+    pub(crate) reserving: Retainer,
+}
 
 impl Engine for RetainerEngine {
     fn run(&self, task: &Task<'_>) -> Result<Report, Trouble> {
-        let payer = self.0.payer()?;
-        let retainer = self.0.owners()?;
+        let payer = self.moving.payer()?;
+        let retainer = self.owners()?;
         let hand_over = HandOver {
             layer: task.layer,
             stays: task.stays,
@@ -109,6 +120,10 @@ impl Engine for RetainerEngine {
     }
 
     fn payer(&self) -> Result<Arc<dyn Payer>, Trouble> {
-        Ok(self.0.payer()?)
+        Ok(self.reserving.payer()?)
+    }
+
+    fn owners(&self) -> Result<Vec<CgroupId>, Trouble> {
+        Ok(self.moving.owners()?)
     }
 }

@@ -40,17 +40,15 @@ impl Payer for Filler {
     fn reserve(&self, extents: &[(BorrowedFd<'_>, Extent)]) -> Result<(), ReserveError> {
         let lengths = extents.iter().map(|(_, extent)| extent.length);
         let bytes = lengths.map(|length| length.next_multiple_of(PAGE)).sum();
-        let share = [(self.id.clone(), bytes)];
-        self.runtime.block_on(self.bills.cover(&share))?;
+        let share = vec![(self.id.clone(), bytes)];
+        let reserving = self.runtime.block_on(self.bills.cover(share))?;
         let payer = self.engine.payer();
         let payer = payer.map_err(|trouble| {
             ReserveError::Unreachable(std::io::Error::other(trouble.to_string()))
         });
-        let reserved = payer.and_then(|payer| payer.reserve(extents));
-        if let Some(account) = self.bills.inner.accounts().volumes.get_mut(&self.id) {
-            account.reserved(bytes, reserved.is_ok());
-        }
-        reserved
+        payer?.reserve(extents)?;
+        reserving.done();
+        Ok(())
     }
 
     fn pull(&self, file: BorrowedFd<'_>, regions: &[Extent]) -> Result<Vec<u64>, ReserveError> {

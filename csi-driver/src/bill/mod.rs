@@ -13,12 +13,15 @@ mod fill;
 pub(crate) mod grants;
 mod handover;
 mod job;
+mod memory;
 mod metrics;
 mod pods;
+mod publication;
 mod record;
 mod request;
 mod retainer;
 mod size;
+mod total;
 mod views;
 mod watch;
 
@@ -33,7 +36,6 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::sync::watch::Sender;
-use vineyard_store::Options;
 
 use account::{Account, Use};
 pub(crate) use book::{Book, PodBill};
@@ -168,7 +170,7 @@ impl Bills {
     /// Opens the records, and forgets those of other boots.
     ///
     /// # Errors
-    /// When they cannot be read: nothing is guessed about who owes what.
+    /// When the directory cannot be used. A record that is broken stands for nothing: the first survey finds what it said.
     pub(crate) fn open(
         settings: Settings,
         pods: Arc<Pods>,
@@ -221,223 +223,6 @@ impl Bills {
             }),
         })
     }
-
-    /// Every volume that is here has been named: forgets the others, and begins to look.
-    pub(crate) async fn start(&self) {
-        let strangers: Vec<_> = {
-            let all = self.inner.accounts();
-            let strange = all.volumes.iter().filter(|(_, it)| it.is_untouched());
-            strange.map(|(id, _)| id.clone()).collect()
-        };
-        for id in strangers {
-            self.dropped(&id).await;
-        }
-        tokio::spawn(self.clone().watch());
-    }
-
-    /// The volume's memory is here, with these publications: after a restart of the driver, or because it was just made.
-    ///
-    /// # Errors
-    /// When nothing is on record.
-    pub(crate) async fn resident(
-        &self,
-        id: &VolumeId,
-        tenants: Vec<(PathBuf, Option<PodUid>, bool)>,
-    ) -> Result<(), Error> {
-        {
-            let mut all = self.inner.accounts();
-            let account = all.volumes.entry(id.clone()).or_default();
-            for (path, uid, writable) in tenants {
-                account.publish(&path, uid, writable);
-            }
-            account.unhalt();
-            account.ask(0);
-        }
-        self.inner.record(id)?;
-        self.inner.kick(id);
-        Ok(())
-    }
-
-    /// Makes the store's directories in new memory that nobody has seen, on the retainer's bill when there is one.
-    ///
-    /// # Errors
-    /// When the memory cannot be written to.
-    pub(crate) async fn furnish(&self, id: &VolumeId) -> Result<(), Error> {
-        if !self.inner.settings.furnish {
-            return Ok(());
-        }
-        let (layer, engine) = (self.inner.layer(id), self.inner.engine.clone());
-        let furnish = move || {
-            // While the retainer is away it is the driver's own page, until the first run over the volume.
-            let payer = engine.and_then(|engine| engine.payer().ok());
-            let create = true;
-            vineyard_store::Volume::open(&layer, Options { payer, create }).map(drop)
-        };
-        let furnished = tokio::task::spawn_blocking(furnish).await;
-        Ok(furnished.map_err(|panic| Error::Inside(panic.to_string()))??)
-    }
-
-    /// Gives the volume's memory here this capacity, and at least so many inodes.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    pub(crate) async fn fit(
-        &self,
-        id: &VolumeId,
-        capacity: Bytes,
-        inodes: u64,
-    ) -> Result<(), Error> {
-        let size = self.inner.size(id);
-        let fitted = tokio::task::spawn_blocking(move || size.fit(capacity, inodes)).await;
-        Ok(fitted.map_err(|panic| Error::Inside(panic.to_string()))??)
-    }
-
-    /// A pod gets the volume at `path`: before it is mounted there.
-    ///
-    /// # Errors
-    /// [`Error::Busy`] when a run counts on nobody writing and does not stop in time; the publication counts all the same.
-    pub(crate) async fn published(
-        &self,
-        id: &VolumeId,
-        path: &Path,
-        uid: Option<PodUid>,
-        writable: bool,
-    ) -> Result<(), Error> {
-        let exclusive = {
-            let mut all = self.inner.accounts();
-            let account = all.volumes.entry(id.clone()).or_default();
-            account.publish(path, uid, writable);
-            let exclusive = account.running().filter(|it| writable && it.exclusive);
-            if let Some(running) = exclusive {
-                running.progress.stop();
-            }
-            exclusive.is_some()
-        };
-        if exclusive {
-            self.inner.stopped(id, |running| running.exclusive).await?;
-        }
-        Ok(())
-    }
-
-    /// NodeUnpublishVolume was called: has the pod's bytes handed over, and waits for that as long as it may.
-    pub(crate) async fn before_unpublish(&self, id: &VolumeId, path: &Path) {
-        let Some(used) = self.inner.used(id).await else {
-            return;
-        };
-        let owes_nothing = self.owes_nothing(id, path).await;
-        let (ticket, is_settled) = {
-            let mut all = self.inner.accounts();
-            let Accounts {
-                volumes, leaving, ..
-            } = &mut *all;
-            let Some(account) = volumes.get_mut(id) else {
-                return;
-            };
-            let uid = account.tenant(path).and_then(|it| it.uid.clone());
-            let Some(is_news) = account.depart(path, owes_nothing) else {
-                return;
-            };
-            if owes_nothing {
-                return;
-            }
-            let was_leaving = uid.is_some_and(|uid| leaving.contains_key(&uid));
-            let is_settled = was_leaving && account.is_settled(used);
-            // What a pod has said is counted already; of any other it is only known that it has no more than there is.
-            let expected = match is_news && !was_leaving {
-                true => account.unretained(used.bytes),
-                false => 0,
-            };
-            (account.ask(expected), is_settled)
-        };
-        if let Err(error) = self.inner.settle_request(&[id]).await {
-            tracing::warn!(volume.id = %id, %error, "the retainer's request does not cover a pod that is unpublished");
-        }
-        self.inner.kick(id);
-        if is_settled || self.inner.engine.is_none() {
-            return;
-        }
-        let is_done = |all: &Accounts| {
-            let account = all.volumes.get(id);
-            account.is_none_or(|it| it.is_done(ticket) || it.has_nameless())
-        };
-        if !self.inner.until(self.inner.settings.join, is_done).await {
-            tracing::warn!(volume.id = %id, path = %path.display(), "unpublished before its bytes were handed over; they follow");
-        }
-    }
-
-    /// Whether the pod at `path` has nothing to hand over, which a million objects need not be looked at for.
-    async fn owes_nothing(&self, id: &VolumeId, path: &Path) -> bool {
-        let uid = {
-            let all = self.inner.accounts();
-            let tenant = all.volumes.get(id).and_then(|it| it.tenant(path));
-            tenant.and_then(|it| it.uid.clone())
-        };
-        let Some(uid) = uid else {
-            return false;
-        };
-        let pods = Arc::clone(&self.inner.pods);
-        let look = tokio::task::spawn_blocking(move || pods.owes_nothing(&uid));
-        look.await.unwrap_or(false)
-    }
-
-    /// The volume is not mounted at `path` any more.
-    pub(crate) async fn after_unpublish(&self, id: &VolumeId, path: &Path) {
-        let gone = {
-            let mut all = self.inner.accounts();
-            let Some(account) = all.volumes.get_mut(id) else {
-                return;
-            };
-            let Some(tenant) = account.unpublish(path) else {
-                return;
-            };
-            // It may have written until a moment ago; and perhaps nobody else may write now, and then more can be moved.
-            if !tenant.owes_nothing || account.has_left() {
-                account.ask(0);
-            }
-            let uid = tenant.uid;
-            uid.filter(|uid| !all.volumes.values().any(|account| account.has(uid)))
-        };
-        if let Some(uid) = gone
-            && let Err(error) = self.inner.forget(&uid)
-        {
-            tracing::warn!(pod.uid = %uid, %error, "the record of a pod that has left stays");
-        }
-        self.inner.kick(id);
-    }
-
-    /// The volume's memory is about to be unmounted: no run touches it from now on.
-    ///
-    /// # Errors
-    /// [`Error::Busy`] when one does not stop in time.
-    pub(crate) async fn halt(&self, id: &VolumeId) -> Result<(), Error> {
-        if let Some(account) = self.inner.accounts().volumes.get_mut(id) {
-            account.halt();
-        }
-        self.inner.stopped(id, |_| true).await
-    }
-
-    /// The memory was not unmounted after all.
-    pub(crate) fn resume(&self, id: &VolumeId) {
-        if let Some(account) = self.inner.accounts().volumes.get_mut(id) {
-            account.unhalt();
-        }
-        self.inner.kick(id);
-    }
-
-    /// The volume's memory is gone, and every bill with it.
-    pub(crate) async fn dropped(&self, id: &VolumeId) {
-        self.inner.sizes().remove(id);
-        let known = self.inner.accounts().volumes.remove(id).is_some();
-        if !known {
-            return;
-        }
-        self.inner.changed.send_replace(());
-        let forgotten = record::remove(&account_path(&self.inner.settings.records, id));
-        let asked = self.inner.settle_request(&[]).await;
-        if let Err(error) = forgotten.map_err(Error::from).and(asked) {
-            tracing::warn!(volume.id = %id, %error, "the retainer's request is not lowered yet");
-        }
-    }
 }
 
 impl Inner {
@@ -450,18 +235,6 @@ impl Inner {
     fn accounts(&self) -> MutexGuard<'_, Accounts> {
         // Its parts are changed one by one and stand for themselves; a survey rights them after any panic.
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn sizes(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Arc<LayerSize>>> {
-        self.sizes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn size(&self, id: &VolumeId) -> Arc<LayerSize> {
-        let mut sizes = self.sizes();
-        let size = sizes
-            .entry(id.clone())
-            .or_insert_with(|| Arc::new(LayerSize::new(Arc::clone(&self.mounter), self.layer(id))));
-        Arc::clone(size)
     }
 
     fn layer(&self, id: &VolumeId) -> PathBuf {
@@ -506,50 +279,6 @@ impl Inner {
             true => Ok(()),
             false => Err(Error::Busy(id.clone())),
         }
-    }
-
-    /// Writes down what the request is made for.
-    fn record(&self, id: &VolumeId) -> Result<(), RecordError> {
-        let Some((retained, pending, expected)) =
-            self.accounts().volumes.get(id).map(Account::sums)
-        else {
-            return Ok(());
-        };
-        let record = AccountRecord {
-            boot_id: self.settings.boot_id.clone(),
-            volume: id.clone(),
-            retained: Bytes(retained),
-            pending: Bytes(pending),
-            expected: Bytes(expected),
-        };
-        record::write(&account_path(&self.settings.records, id), &record)
-    }
-
-    /// Records these accounts, sums up what the retainer must be able to hold, and asks for it.
-    async fn settle_request(&self, ids: &[&VolumeId]) -> Result<(), Error> {
-        if self.engine.is_none() {
-            return Ok(());
-        }
-        let _turn = self.asking.lock().await;
-        for id in ids {
-            self.record(id)?;
-        }
-        let total = self.wanted().await;
-        let ahead = self.accounts().ahead;
-        Ok(self.request.set(Bytes(total.saturating_add(ahead))).await?)
-    }
-
-    /// What the retainer must be able to hold.
-    async fn wanted(&self) -> u64 {
-        let ids: Vec<_> = self.accounts().volumes.keys().cloned().collect();
-        let mut total: u64 = 0;
-        for id in ids {
-            let used = self.used(&id).await.map_or(0, |it| it.bytes);
-            let all = self.accounts();
-            let wanted = all.volumes.get(&id).map_or(0, |it| it.wanted(used));
-            total = total.saturating_add(wanted);
-        }
-        total
     }
 }
 

@@ -80,10 +80,11 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Record
     Ok(Some(record))
 }
 
-/// Reads every record in a directory, in the order of their names.
+/// Reads every record in a directory, in the order of their names. One that is not what anybody wrote is logged, and stays for whoever
+/// looks.
 ///
 /// # Errors
-/// [`RecordError`]; never a part of them.
+/// [`RecordError::Io`].
 pub(crate) fn read_all<T: DeserializeOwned>(directory: &Path) -> Result<Vec<T>, RecordError> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
@@ -93,10 +94,17 @@ pub(crate) fn read_all<T: DeserializeOwned>(directory: &Path) -> Result<Vec<T>, 
         }
     }
     paths.sort();
-    paths
-        .iter()
-        .filter_map(|path| read(path).transpose())
-        .collect()
+    let mut records = Vec::new();
+    for path in &paths {
+        match read(path) {
+            Ok(record) => records.extend(record),
+            Err(error @ RecordError::Corrupt { .. }) => {
+                tracing::error!(%error, "a record is left out");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(records)
 }
 
 /// Removes the record at `path`. None there is fine.
@@ -115,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_replaced_as_a_whole_and_a_broken_one_is_an_error() {
+    fn a_record_is_replaced_as_a_whole_and_a_broken_one_stands_for_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.json");
         assert_eq!(read::<Vec<u32>>(&path).unwrap(), None);
@@ -130,9 +138,10 @@ mod tests {
         );
         fs::write(&path, "[4").unwrap();
         assert!(matches!(
-            read_all::<Vec<u32>>(folder.path()),
+            read::<Vec<u32>>(&path),
             Err(RecordError::Corrupt { .. })
         ));
+        assert_eq!(read_all::<Vec<u32>>(folder.path()).unwrap(), [vec![5]]);
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert_eq!(read::<Vec<u32>>(&path).unwrap(), None);

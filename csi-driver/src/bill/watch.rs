@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use vineyard_charge::CgroupId;
+
 use super::{Bills, Inner};
 use crate::volume::PodUid;
 
@@ -29,13 +31,18 @@ impl Inner {
             return;
         }
         let alive = self.alive().await;
+        let retainer = self.retainer().await;
         let ids: Vec<_> = self.accounts().volumes.keys().cloned().collect();
         for id in &ids {
             let Some(used) = self.used(id).await else {
                 continue;
             };
             if let Some(account) = self.accounts().volumes.get_mut(id) {
-                let has_lost = account.look(|uid| alive.get(uid).copied().unwrap_or(false));
+                let mut has_lost = account.look(|uid| alive.get(uid).copied().unwrap_or(false));
+                // Another pod is the retainer now: what the old one held is on a wrong bill.
+                has_lost |= retainer
+                    .as_ref()
+                    .is_some_and(|it| account.is_of_another(it));
                 let pause = self.settings.survey.max(account.took() * SPARING);
                 if has_lost {
                     account.ask(account.unretained(used.bytes));
@@ -55,6 +62,13 @@ impl Inner {
         if let Err(error) = self.settle_request(&[]).await {
             tracing::warn!(%error, "the retainer's request is not what it should be");
         }
+    }
+
+    /// The cgroups of the retainer; `None` while it is away.
+    async fn retainer(&self) -> Option<Vec<CgroupId>> {
+        let engine = self.engine.clone()?;
+        let look = tokio::task::spawn_blocking(move || engine.owners().ok());
+        look.await.ok().flatten()
     }
 
     /// Forgets who leaves and has no volume here any more.

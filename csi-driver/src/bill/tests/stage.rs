@@ -60,6 +60,8 @@ fn open(
 #[derive(Debug, Default)]
 pub(super) struct FakeEngine {
     bytes: Mutex<HashMap<PathBuf, BTreeMap<CgroupId, u64>>>,
+    /// Another retainer than [`RETAINER`].
+    pub(super) other: Mutex<Option<CgroupId>>,
     /// The retainer does not answer.
     pub(super) away: AtomicBool,
     /// Runs wait.
@@ -71,6 +73,10 @@ pub(super) struct FakeEngine {
 }
 
 impl FakeEngine {
+    fn retainer(&self) -> CgroupId {
+        self.other.lock().unwrap().unwrap_or(RETAINER)
+    }
+
     pub(super) fn hold(&self, hold: bool) {
         *self.held.lock().unwrap() = hold;
         self.released.notify_all();
@@ -96,21 +102,29 @@ impl Engine for FakeEngine {
         if task.progress.is_stopped() {
             outcome.interrupted = true;
         } else {
-            let wrong = |owner: &CgroupId| *owner != RETAINER && !(task.stays)(*owner);
+            let retainer = self.retainer();
+            let wrong = |owner: &CgroupId| *owner != retainer && !(task.stays)(*owner);
             let movers: Vec<_> = owners.keys().copied().filter(wrong).collect();
             for owner in movers {
                 let moved = owners.remove(&owner).unwrap();
-                *owners.entry(RETAINER).or_default() += moved;
+                *owners.entry(retainer).or_default() += moved;
                 outcome.moved += moved;
             }
         }
         outcome.billed = owners.clone();
-        let retainer = vec![RETAINER];
+        let retainer = vec![self.retainer()];
         Ok(Report { outcome, retainer })
     }
 
     fn payer(&self) -> Result<Arc<dyn Payer>, Trouble> {
         Ok(Arc::new(FakePayer))
+    }
+
+    fn owners(&self) -> Result<Vec<CgroupId>, Trouble> {
+        match self.away.load(Ordering::SeqCst) {
+            true => Err(Trouble::Inside("the retainer is away".into())),
+            false => Ok(vec![self.retainer()]),
+        }
     }
 }
 

@@ -182,6 +182,27 @@ async fn a_pod_to_which_nothing_is_charged_leaves_without_a_survey() {
 }
 
 #[tokio::test]
+async fn another_pod_that_is_the_retainer_takes_over_from_the_first() {
+    let mut stage = Stage::new(1 << 40);
+    wait_long(&mut stage);
+    let id = stage.volume("a").await;
+    let (pod, owner) = stage.pod("1");
+    stage.publish(&pod, &id).await;
+    stage.put(&id, owner, 5 * MIB);
+    stage.unpublish(&pod, &id).await;
+    stage.settled(&id).await;
+    let other = CgroupId(8);
+    *stage.engine.other.lock().unwrap() = Some(other);
+    stage.look().await;
+    stage.settled(&id).await;
+    assert_eq!(stage.billed(&id, other), 5 * MIB);
+    assert_eq!(stage.billed(&id, RETAINER), 0);
+    stage
+        .eventually("requested", |stage| stage.desired() == 5 * MIB)
+        .await;
+}
+
+#[tokio::test]
 async fn a_run_that_counts_on_nobody_writing_ends_before_somebody_may() {
     let stage = Stage::new(1 << 40);
     let id = stage.volume("a").await;
