@@ -10,6 +10,7 @@ use vineyard_store::Options;
 use super::size::LayerSize;
 use super::{Bills, Error, Inner, account_path, record};
 use crate::bytes::Bytes;
+use crate::failpoint::fail_point;
 use crate::volume::{PodUid, VolumeId};
 
 impl Bills {
@@ -45,6 +46,7 @@ impl Bills {
             account.ask(0);
         }
         self.inner.record(id)?;
+        fail_point!("resident.recorded");
         self.inner.kick(id);
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::task::spawn_blocking;
 
 use super::{Accounts, Bills, Error};
+use crate::failpoint::fail_point;
 use crate::volume::{PodUid, VolumeId};
 
 impl Bills {
@@ -70,6 +71,7 @@ impl Bills {
             tracing::warn!(volume.id = %id, %error, "the retainer's request does not cover a pod that is unpublished");
         }
         self.inner.kick(id);
+        fail_point!("unpublish.departed");
         if is_settled || self.inner.engine.is_none() {
             return;
         }

@@ -1,10 +1,15 @@
 //! From the producer to the retainer, while nothing goes wrong.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
+use vineyard_tests::binaries;
 use vineyard_tests::commands::{Answer, Content};
+use vineyard_tests::node::Node;
 use vineyard_tests::process::poll;
 use vineyard_tests::watchdog::deadline;
 
@@ -38,7 +43,8 @@ fn get_all(pod: &mut Pod) -> Result<()> {
 fn what_a_pod_puts_is_its_own_bill_then_the_retainers_and_never_its_readers() -> Result<()> {
     possible!();
     let _limit = deadline(LIMIT, "a life");
-    let (mut node, _retainer) = Retainer::start(&[])?;
+    let http = free_address()?;
+    let (mut node, _retainer) = Retainer::start(&["--http", &http])?;
     node.create("data", 64 * MIB)?;
     let mut producer = Pod::start(&mut node, 1, None)?;
     let empty = bill(&node, "data")?;
@@ -65,6 +71,7 @@ fn what_a_pod_puts_is_its_own_bill_then_the_retainers_and_never_its_readers() ->
         "{listed}"
     );
     ensure!(requested(&node)? >= bytes);
+    shown_everywhere(&node, &http, billed["podretainer-1"])?;
 
     let mut reader = Pod::start(&mut node, 2, None)?;
     reader.start_client()?;
@@ -78,6 +85,40 @@ fn what_a_pod_puts_is_its_own_bill_then_the_retainers_and_never_its_readers() ->
         "still requested"
     );
     ensure!(node.mounts()?.is_empty(), "{:?}", node.mounts()?);
+    Ok(())
+}
+
+/// An address that nobody listens at a moment ago.
+fn free_address() -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    Ok(listener.local_addr()?.to_string())
+}
+
+/// `top` and the metrics say what the survey says.
+fn shown_everywhere(node: &Node, http: &str, retained: u64) -> Result<()> {
+    let top = Command::new(binaries::command_line()?)
+        .args(["top", "--once", "--json", "--driver"])
+        .arg(node.folder().join("run/admin.sock"))
+        .output()?;
+    let top: serde_json::Value = serde_json::from_slice(&top.stdout)?;
+    let shares = &top["volumes"][0]["shares"];
+    ensure!(shares[0]["payer"] == "retainer", "{top}");
+    ensure!(shares[0]["bytes"] == retained, "{top}");
+    let mut stream = TcpStream::connect(http)?;
+    write!(stream, "GET /metrics HTTP/1.0\r\n\r\n")?;
+    let mut metrics = String::new();
+    stream.read_to_string(&mut metrics)?;
+    for line in [
+        format!("vineyard_billed_bytes{{volume=\"data\",owner=\"retainer\"}} {retained}"),
+        format!("vineyard_retained_bytes{{volume=\"data\"}} {retained}"),
+        "vineyard_pending_bytes{volume=\"data\"} 0".to_owned(),
+        "vineyard_leaving_pods 0".to_owned(),
+    ] {
+        ensure!(
+            metrics.lines().any(|it| it == line),
+            "{line} is not in {metrics}"
+        );
+    }
     Ok(())
 }
 

@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
+use tonic::transport::Endpoint;
+use vineyard_proto::csi::NodeUnpublishVolumeRequest;
+use vineyard_proto::csi::node_client::NodeClient;
 use vineyard_tests::commands::{Answer, Content};
+use vineyard_tests::node::Node;
 use vineyard_tests::process::poll;
 use vineyard_tests::watchdog::deadline;
 
@@ -108,8 +112,7 @@ fn a_driver_that_is_killed_at_any_moment_of_a_pods_end_hands_everything_over() -
             "round {number}: nobody knows that it leaves"
         );
         pod.wait_for_sidecar()?;
-        node.kill()?;
-        node.start()?;
+        unpublish_and_kill(&mut node, &pod.uid, delay)?;
         pod.unpublish(&mut node, number % 2 == 0)?;
         drop(pod);
         wait_until_retained(&node, "data", CONTENT.len)?;
@@ -127,8 +130,37 @@ fn a_driver_that_is_killed_at_any_moment_of_a_pods_end_hands_everything_over() -
     Ok(())
 }
 
+/// Kills the driver while it unpublishes, and starts it again.
+fn unpublish_and_kill(node: &mut Node, pod: &str, delay: Duration) -> Result<()> {
+    let socket = format!("unix:{}", node.folder().join("csi.sock").display());
+    let target = format!("kubelet/pods/{pod}/volumes/kubernetes.io~csi/data/mount");
+    let request = NodeUnpublishVolumeRequest {
+        volume_id: "data".into(),
+        target_path: node.folder().join(target).display().to_string(),
+    };
+    let caller = std::thread::spawn(move || -> Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let endpoint = Endpoint::from_shared(socket)?;
+        runtime.block_on(async {
+            let channel = endpoint.connect().await?;
+            // Answered or not: kubelet calls again.
+            let _ = NodeClient::new(channel)
+                .node_unpublish_volume(request)
+                .await;
+            Ok(())
+        })
+    });
+    std::thread::sleep(delay);
+    node.kill()?;
+    // Killed before it was called is as well.
+    let _ = caller.join();
+    node.start()
+}
+
 #[test]
-fn a_volume_may_be_expanded_and_deleted_while_it_is_handed_over() -> Result<()> {
+fn a_volume_may_be_deleted_while_it_is_handed_over() -> Result<()> {
     possible!();
     let _limit = deadline(LIMIT, "delete");
     let (mut node, _retainer) = Retainer::start(&["--hand-over-patience", "0"])?;
