@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::os::fd::AsRawFd;
 use std::sync::Condvar;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -56,10 +57,21 @@ fn open(
     .unwrap()
 }
 
+type Layers = HashMap<PathBuf, BTreeMap<CgroupId, u64>>;
+
+/// `owner` has so many bytes more.
+fn add(all: &Mutex<Layers>, mounter: &FakeMounter, layer: &Path, owner: CgroupId, bytes: u64) {
+    let mut all = all.lock().unwrap();
+    let owners = all.entry(layer.to_owned()).or_default();
+    *owners.entry(owner).or_default() += bytes;
+    mounter.fill(layer, owners.values().sum());
+}
+
 /// Bytes by owner, of each layer; runs move them as the real engine would.
 #[derive(Debug, Default)]
 pub(super) struct FakeEngine {
-    bytes: Mutex<HashMap<PathBuf, BTreeMap<CgroupId, u64>>>,
+    bytes: Arc<Mutex<Layers>>,
+    mounter: Arc<FakeMounter>,
     /// Another retainer than [`RETAINER`].
     pub(super) other: Mutex<Option<CgroupId>>,
     /// The retainer does not answer.
@@ -117,7 +129,11 @@ impl Engine for FakeEngine {
     }
 
     fn payer(&self) -> Result<Arc<dyn Payer>, Trouble> {
-        Ok(Arc::new(FakePayer))
+        Ok(Arc::new(FakePayer {
+            bytes: Arc::clone(&self.bytes),
+            mounter: Arc::clone(&self.mounter),
+            owner: self.retainer(),
+        }))
     }
 
     fn owners(&self) -> Result<Vec<CgroupId>, Trouble> {
@@ -129,10 +145,23 @@ impl Engine for FakeEngine {
 }
 
 #[derive(Debug)]
-struct FakePayer;
+struct FakePayer {
+    bytes: Arc<Mutex<Layers>>,
+    mounter: Arc<FakeMounter>,
+    owner: CgroupId,
+}
 
 impl Payer for FakePayer {
-    fn reserve(&self, _: &[(std::os::fd::BorrowedFd<'_>, Extent)]) -> Result<(), ReserveError> {
+    fn reserve(
+        &self,
+        extents: &[(std::os::fd::BorrowedFd<'_>, Extent)],
+    ) -> Result<(), ReserveError> {
+        for (file, extent) in extents {
+            let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let path = fs::read_link(link).unwrap();
+            let layer = path.parent().unwrap();
+            add(&self.bytes, &self.mounter, layer, self.owner, extent.length);
+        }
         Ok(())
     }
 
@@ -157,7 +186,10 @@ impl Stage {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("cgroups")).unwrap();
         let mounter = Arc::new(FakeMounter::default());
-        let engine = Arc::new(FakeEngine::default());
+        let engine = Arc::new(FakeEngine {
+            mounter: Arc::clone(&mounter),
+            ..FakeEngine::default()
+        });
         let bills = unbilled(folder.path(), "boot", &(mounter.clone() as _));
         let mut stage = Self {
             folder,
@@ -247,10 +279,8 @@ impl Stage {
 
     /// `owner` allocates bytes of the volume.
     pub(super) fn put(&self, id: &VolumeId, owner: CgroupId, bytes: u64) {
-        let mut all = self.engine.bytes.lock().unwrap();
-        let owners = all.entry(self.layer(id)).or_default();
-        *owners.entry(owner).or_default() += bytes;
-        self.mounter.fill(&self.layer(id), owners.values().sum());
+        let (all, layer) = (&self.engine.bytes, self.layer(id));
+        add(all, &self.mounter, &layer, owner, bytes);
     }
 
     /// Somebody removes all of it.
