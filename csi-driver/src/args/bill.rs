@@ -23,7 +23,7 @@ pub(super) struct BillFlags {
     )]
     pub(super) run_dir: PathBuf,
 
-    /// Socket of this node's retainer, normally <run-dir>/retainer/retainer.sock. None: bytes stay on the bill of whoever put them.
+    /// Socket of this node's retainer, normally `<run-dir>/retainer/retainer.sock`. None: bytes stay on the bill of whoever put them.
     #[arg(long, env = "VINEYARD_RETAINER", value_name = "PATH")]
     retainer: Option<PathBuf>,
 
