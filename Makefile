@@ -56,8 +56,9 @@ $(ENVS)/%/.ready: python/tests/requirements-%.txt | $(UV)
 # ------------------------------------------------------------------------------------------------ build
 
 .PHONY: build
-build: ## Builds the command line and the static sidecar, optimised
+build: ## Builds the command line, the driver and the static sidecar, optimised
 	cargo build --locked --release -p vineyard
+	cargo build --locked --release -p vineyard-csi --bins --example kubelet
 	CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_RUSTFLAGS="-C target-feature=+crt-static" \
 		cargo build --locked --release -p vineyard-sidecar --target $(STATIC)
 	strip --strip-debug target/release/vineyard target/$(STATIC)/release/vineyard-sidecar

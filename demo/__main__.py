@@ -4,15 +4,16 @@ import argparse
 import signal
 import sys
 from pathlib import Path
+from statistics import median
 
 import machine
 import vineyard
 from comparison import by_dataset, comparison, pods
 from ledger import Ledger
-from machine import REPOSITORY, Machine
+from machine import Machine
 from picture import draw
 from pods import Pod
-from retainer import retain
+from programs import REPOSITORY
 from tables import size, title
 from tasks import Task, consumed
 from usual import run_all
@@ -42,15 +43,15 @@ def main() -> int:
         print(f"  Memory: {first:.1f} GB/s where it is touched first, {again:.1f} GB/s again")
         if here.no_bill is not None:
             print(f"  No bill is shown: {here.no_bill}.")
-        with retain(here, volume_bytes) as retainer:
-            ledger = Ledger(here, retainer)
-            results = [
-                _one_pod(here, ledger, arguments.scale),
-                _pod_per_task(here, ledger, arguments.scale),
-            ]
-            results += _usual(here, arguments.scale)
+        ledger = Ledger(here)
+        results = [
+            _one_pod(here, ledger, arguments.scale),
+            _pod_per_task(here, ledger, arguments.scale),
+        ]
+        results += _usual(here, arguments.scale)
+        left = None if here.node is None else here.node.delete()
     results.sort(key=lambda result: result.variant.per_task)
-    return _conclude(results, ledger, arguments)
+    return _conclude(results, ledger, left, arguments)
 
 
 def _one_pod(here: Machine, ledger: Ledger, scale: int) -> Result:
@@ -72,16 +73,16 @@ def _one_pod(here: Machine, ledger: Ledger, scale: int) -> Result:
 def _pod_per_task(here: Machine, ledger: Ledger, scale: int) -> Result:
     print(title("2. A pod per task"))
     confined = "a process with a uid and a memory limit of its own" if here.cgroup else "a process"
-    print(f"  Every task is {confined}, and has a sidecar\n  with an allowance: the bytes that the task may put.\n")
+    print(f"  Every task is {confined}, and has a sidecar\n  with an allowance: the bytes that the task may put.")
+    if here.node is not None:
+        print("  The CSI driver makes the volume, publishes it to each pod and hands the bill over when the pod ends.")
+    print()
     first = len(ledger.entries)
     volume = vineyard.open(str(here.volume))
 
     def after_task(pod: Pod, done: list[Task], every: list[Task]) -> None:
         ledger.look(done[-1].node, "task done", pod.sidecar)
-        pod.stop()
-        moved_ms = ledger.hand_over()
-        pod.leave()
-        ledger.look("", "pod gone", None, moved_ms)
+        ledger.look("", "pod gone", None, pod.leave())
         last = consumed(done, every) - consumed(done[:-1], every)
         for name in sorted(last):
             volume.rm(f"{PODS.name}/{name}")
@@ -92,9 +93,14 @@ def _pod_per_task(here: Machine, ledger: Ledger, scale: int) -> Result:
     print(result.record.table() + "\n")
     print(pods(result) + "\n")
     _show(ledger, first, "Who is billed, after every step:")
-    if here.cgroup is not None:
-        moved = sum(entry.moved_ms or 0 for entry in ledger.entries)
-        print(f"  Handing the bills of {len(result.pods)} pods over took {moved:.0f} ms in all.")
+    if here.node is not None:
+        calls = here.node.calls[-len(result.pods) :]
+        publish = median(each.publish_ms for each in calls)
+        unpublish = median(each.unpublish_ms for each in calls)
+        print(
+            f"  The driver's calls for a pod: {publish:.0f} ms to publish the claim and the sockets,\n"
+            f"  {unpublish:.0f} ms to unpublish both, the bill handed over (medians of {len(calls)} pods)."
+        )
     return result
 
 
@@ -114,7 +120,7 @@ def _show(ledger: Ledger, first: int, heading: str) -> None:
         print(ledger.table(first) + "\n")
 
 
-def _conclude(results: list[Result], ledger: Ledger, arguments: argparse.Namespace) -> int:
+def _conclude(results: list[Result], ledger: Ledger, left: int | None, arguments: argparse.Namespace) -> int:
     print(title("4. Side by side"))
     print("  Every hand-over with a pod per task (put, gets and first reads together):\n")
     print(by_dataset(results, PODS.name) + "\n")
@@ -142,7 +148,7 @@ def _conclude(results: list[Result], ledger: Ledger, arguments: argparse.Namespa
         print(
             f"  The bill: {len(ledger.entries)} surveys of every page found 0 bytes charged to "
             "anybody but the sidecar of\n  the pod that had put them, or the retainer after it. "
-            "What is left is the volume's own page."
+            f"The volume is deleted; what the retainer is billed for now,\n  {size(left or 0)}, is its own process."
         )
     return 0
 

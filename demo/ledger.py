@@ -3,14 +3,13 @@
 import json
 import os
 import subprocess
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cgroups import Cgroup
-from machine import Machine, binary
-from payers import Payer
+from machine import Machine
+from programs import binary
 from tables import size, table
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -25,10 +24,12 @@ class Entry:
     volume: int
     sidecar: int
     retainer: int
-    # In use, but below no path: a live client's files that are reserved ahead, or removed objects
-    # that somebody still maps.
+    # In use, but below no path: a live client's files that are reserved ahead or kept for its next
+    # put, or removed objects that somebody still maps.
     pathless: int
-    # Milliseconds that it took to move the charge, where it was moved.
+    # Whether a pod is there that may have such.
+    live: bool
+    # Milliseconds of unpublishing, in which the charge is moved.
     moved_ms: float | None = None
 
     @property
@@ -40,14 +41,13 @@ class Entry:
 class Ledger:
     """Looks, remembers, and says at the end whether every byte was where it belonged."""
 
-    def __init__(self, machine: Machine, retainer: Payer) -> None:
+    def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._retainer = retainer
         self.entries: list[Entry] = []
 
     def look(self, step: str, moment: str, sidecar: Cgroup | None, moved_ms: float | None = None) -> None:
         """Surveys the volume and notes who is charged."""
-        if self._machine.cgroup is None:
+        if self._machine.node is None:
             return
         found = json.loads(self._vineyard("--json", "charges"))
         root = Cgroup.root().path
@@ -61,19 +61,12 @@ class Ledger:
                 moment,
                 found["used_bytes"],
                 _charged(charged, sidecar),
-                _charged(charged, self._retainer.cgroup),
+                _charged(charged, self._machine.node.retainer),
                 found["unreached_bytes"],
+                sidecar is not None,
                 moved_ms,
             )
         )
-
-    def hand_over(self) -> float | None:
-        """Moves every charge to the retainer, as a pod leaves; returns milliseconds."""
-        if self._machine.cgroup is None:
-            return None
-        started = time.perf_counter()
-        self._vineyard("recharge", "--to", str(self._retainer.socket))
-        return (time.perf_counter() - started) * 1e3
 
     @property
     def wrong(self) -> list[str]:
@@ -83,7 +76,7 @@ class Ledger:
             where = f"{entry.step or 'then'}, {entry.moment}"
             if entry.elsewhere != 0:
                 found.append(f"{where}: {entry.elsewhere} bytes are charged elsewhere")
-            if entry.sidecar == 0 and entry.pathless != 0:
+            if not entry.live and entry.pathless != 0:
                 found.append(f"{where}: {entry.pathless} bytes are below no path")
         # The volume's own page is the only one that stays.
         if self.entries and self.entries[-1].volume > _PAGE:

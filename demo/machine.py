@@ -5,7 +5,6 @@ import mmap
 import os
 import platform
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -13,17 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cgroups import Cgroup, NoCgroupError
-
-REPOSITORY = Path(__file__).resolve().parent.parent
+from node import Node, NodeError, serve
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the demo may work. `cgroup` is None where nobody is billed; `no_bill` says why."""
+    """Where the demo may work. `cgroup` and `node` are None where nobody is billed; `no_bill` says why."""
 
     work: Path
     volume: Path
     cgroup: Cgroup | None
+    node: Node | None
     no_bill: str | None
 
     @property
@@ -34,24 +33,21 @@ class Machine:
 
 @contextlib.contextmanager
 def prepare(volume_bytes: int) -> Iterator[Machine]:
-    """Makes a work folder, a volume and a cgroup to put pods in; removes them at the end."""
+    """Makes a work folder, a node with a volume and a cgroup to put pods in; removes them at the end."""
     with contextlib.ExitStack() as stack:
         work = Path(tempfile.mkdtemp(prefix="vineyard-demo-", dir="/tmp"))
         stack.callback(shutil.rmtree, work, ignore_errors=True)
         work.chmod(0o755)
-        volume = work / "volume"
-        volume.mkdir()
-        cgroup, no_bill = None, _no_root()
+        cgroup, node, no_bill = None, None, _no_root()
         if no_bill is None:
             try:
                 cgroup = Cgroup.root().create(f"vineyard-demo-{os.getpid()}")
                 stack.callback(cgroup.remove)
-                _mount(volume, volume_bytes)
-                stack.callback(subprocess.run, ["umount", str(volume)], check=True)
-            except (NoCgroupError, OSError, subprocess.CalledProcessError) as error:
+                node = stack.enter_context(serve(work / "node", cgroup, volume_bytes))
+            except (NoCgroupError, NodeError, OSError) as error:
                 no_bill = str(error)
                 cgroup = None
-        if cgroup is None:
+        if node is None:
             volume = Path(
                 tempfile.mkdtemp(
                     prefix="vineyard-demo-",
@@ -59,17 +55,10 @@ def prepare(volume_bytes: int) -> Iterator[Machine]:
                 )
             )
             stack.callback(shutil.rmtree, volume, ignore_errors=True)
-        volume.chmod(0o777)
-        yield Machine(work, volume, cgroup, no_bill)
-
-
-def binary(name: str) -> Path:
-    """Where `make build` puts a program; the sidecar is static, and so built for a named target."""
-    target = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve()
-    built = [path for path in (*target.glob(f"*/release/{name}"), target / "release" / name) if path.exists()]
-    if not built:
-        raise FileNotFoundError(f"{name} is not built: run `make demo`, or `make build` once")
-    return max(built, key=lambda path: path.stat().st_mtime)
+            volume.chmod(0o777)
+        else:
+            volume = node.volume
+        yield Machine(work, volume, cgroup, node, no_bill)
 
 
 def describe() -> str:
@@ -104,18 +93,3 @@ def _no_root() -> str | None:
     if not os.access("/proc/kpagecgroup", os.R_OK):
         return "/proc/kpagecgroup cannot be read: the kernel does not tell who is charged"
     return None
-
-
-def _mount(volume: Path, size: int) -> None:
-    options = f"size={size},mode=0777,nosuid,nodev"
-    # huge=never: the kernel must not re-bill pages behind our back. noswap exists since Linux 6.4.
-    for more in (",huge=never,noswap", ",huge=never", ""):
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", options + more, volume.parent.name, str(volume)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if mounted.returncode == 0:
-            return
-    raise OSError(f"cannot mount a tmpfs: {mounted.stderr.strip()}")

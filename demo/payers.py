@@ -1,13 +1,13 @@
 """A sidecar process: it pays for what its pod puts into the volume."""
 
-import os
 import subprocess
 import time
 from pathlib import Path
 
 from cgroups import Cgroup
 from containers import Confinement
-from machine import Machine, binary
+from machine import Machine
+from programs import binary
 
 # Nobody: a sidecar needs no right but to be handed descriptors.
 UID = 65534
@@ -22,25 +22,16 @@ class PayerError(Exception):
 
 
 class Payer:
-    """A running sidecar in a cgroup of its own, with an allowance in bytes."""
+    """A running sidecar that works in `folder`; `grants` are flags: who grants what, on which volume."""
 
-    def __init__(self, machine: Machine, folder: Path, cgroup: Cgroup | None, allowance: int) -> None:
-        self.cgroup = cgroup
-        self.socket = folder / "vineyard.sock"
-        folder.mkdir()
-        if machine.uids:
-            os.chown(folder, UID, UID)
-        hold = folder.parent / "hold"
-        hold.mkdir(exist_ok=True)
+    def __init__(self, machine: Machine, folder: Path, cgroup: Cgroup | None, socket: Path, grants: list[str]) -> None:
+        self.socket = socket
+        hold = folder / "hold-sidecar"
+        hold.mkdir()
         program = binary("vineyard-sidecar")
         confinement = Confinement(cgroup, UID if machine.uids else None, (program.parent,), hold)
-        command = [
-            str(program),
-            f"--listen={self.socket}",
-            f"--volume={machine.volume}",
-            f"--allowance={allowance}",
-        ]
-        log = folder.parent / "sidecar.log"
+        command = [str(program), f"--listen={socket}", *grants]
+        log = folder / "sidecar.log"
         self._process = confinement.start(command, environment={}, log=log, folder=folder)
         deadline = time.monotonic() + _START_SECONDS
         while not self.socket.exists():

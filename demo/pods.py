@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 
 from cgroups import Cgroup
 from containers import Confinement, python_folders
-from machine import REPOSITORY, Machine
-from payers import OVERHEAD, Payer
+from machine import Machine
+from payers import OVERHEAD, UID, Payer
+from programs import REPOSITORY
 
 PROJECT = REPOSITORY / "demo" / "pipeline"
 
@@ -55,13 +56,15 @@ class Pod:
         self.app: Cgroup | None = None
         self.sidecar: Cgroup | None = None
         self._payer: Payer | None = None
+        self._published = False
         self._task: subprocess.Popen[bytes] | None = None
         self._started = 0.0
         if self.machine.uids:
             os.chown(self.home, self.uid, self.uid)
         if self.machine.cgroup is not None:
             sidecar_limit = self.allowance + OVERHEAD if self.allowance else 0
-            self.cgroup = self.machine.cgroup.create(f"pod-{self.name}", self.limit + sidecar_limit)
+            # Kubelet's name for it; the uid of this pod is its name.
+            self.cgroup = self.machine.cgroup.create(f"pod{self.name}", self.limit + sidecar_limit)
             self.app = self.cgroup.create("app", self.limit)
             if self.allowance:
                 self.sidecar = self.cgroup.create("sidecar", sidecar_limit)
@@ -77,20 +80,31 @@ class Pod:
             "KEDRO_DISABLE_TELEMETRY": "1",
             "DO_NOT_TRACK": "1",
             "DEMO_RECORD": str(self.record),
-            "DEMO_VOLUME": str(self.machine.volume),
             **self.environment,
         }
         if self.allowance:
-            self._payer = Payer(self.machine, self.folder / "sidecar", self.sidecar, self.allowance)
-            environment |= {
-                "VINEYARD_VOLUME": str(self.machine.volume),
-                "VINEYARD_SOCKET": str(self._payer.socket),
-            }
+            environment |= self._mount()
         needs = (*python_folders(), REPOSITORY / "demo")
         confinement = Confinement(self.app, self.uid if self.machine.uids else None, needs, self.folder / "hold")
         command = [sys.executable, "-m", "kedro", "run", *arguments]
         self._task = confinement.start(command, environment=environment, log=self.log, folder=PROJECT)
         return self._task
+
+    def _mount(self) -> dict[str, str]:
+        """Publishes the volume to the pod and starts its sidecar; returns what the task must know."""
+        if self.machine.node is None:
+            volume, socket = self.machine.volume, self.folder / "sidecar" / "vineyard.sock"
+            socket.parent.mkdir()
+            if self.machine.uids:
+                os.chown(socket.parent, UID, UID)
+            grants = [f"--volume={volume}", f"--allowance={self.allowance}"]
+        else:
+            volume, sockets = self.machine.node.publish(self.name, self.allowance)
+            self._published = True
+            socket = sockets / "pod" / "vineyard.sock"
+            grants = [f"--driver={sockets / 'driver' / 'driver.sock'}"]
+        self._payer = Payer(self.machine, self.folder, self.sidecar, socket, grants)
+        return {"DEMO_VOLUME": str(volume), "VINEYARD_VOLUME": str(volume), "VINEYARD_SOCKET": str(socket)}
 
     def run(self, *arguments: str) -> None:
         """Runs `kedro run` in the pod to its end."""
@@ -110,20 +124,21 @@ class Pod:
             end = "\n".join(self.log.read_text(errors="replace").splitlines()[-25:])
             raise PodError(f"the task of pod {self.name} ended with status {status}{killed}:\n{end}")
 
-    def stop(self) -> None:
-        """Ends the sidecar. What it paid for stays on the pod's bill."""
-        if self._payer is not None:
-            self._payer.stop()
-
-    def leave(self) -> None:
-        """Removes the pod's cgroups, as kubelet does when a pod is gone."""
+    def leave(self) -> float | None:
+        """Ends the pod as kubelet does: sidecar, volumes, cgroups; returns the milliseconds of its unpublishing."""
         if self._task is not None and self._task.poll() is None:
             self._task.kill()
             self._task.wait()
-        self.stop()
+        if self._payer is not None:
+            self._payer.stop()
+        moved_ms = None
+        if self.machine.node is not None and self._published:
+            moved_ms = self.machine.node.unpublish(self.name)
+            self._published = False
         if self.cgroup is not None:
             self.cgroup.remove()
             self.cgroup = self.app = self.sidecar = None
+        return moved_ms
 
     def remove(self) -> None:
         """Removes all that is left of the pod."""

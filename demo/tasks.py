@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 
-from machine import REPOSITORY
+from programs import REPOSITORY
 
 sys.path.insert(0, str(REPOSITORY / "demo" / "pipeline" / "src"))
 
