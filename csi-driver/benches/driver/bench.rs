@@ -1,6 +1,7 @@
 //! Calls of the driver, from the outside, against the bare system calls that do the same work, in one run.
 //!
 //! With a path as argument, the table goes between the marks of that page: `make bench-driver`.
+//! `VINEYARD_DRIVER` names another driver than the one that was built with it.
 
 #![expect(clippy::unwrap_used, reason = "what cannot be measured ends the run")]
 

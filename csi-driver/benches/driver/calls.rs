@@ -56,7 +56,9 @@ impl Calls {
         for name in ["kubelet/pods", "kubelet/staging", "cgroups"] {
             fs::create_dir_all(folder.join(name)).unwrap();
         }
-        let mut command = Command::new(env!("CARGO_BIN_EXE_vineyard-csi"));
+        let built = env!("CARGO_BIN_EXE_vineyard-csi").into();
+        let driver = std::env::var_os("VINEYARD_DRIVER").unwrap_or(built);
+        let mut command = Command::new(driver);
         command.args(["standalone", "--node-id", "bench", "--budget", "1GiB"]);
         for (flag, name) in [
             ("--endpoint", "csi.sock"),
