@@ -104,7 +104,7 @@ _ENDS = {pa.string(): "i4", pa.binary(): "i4", pa.large_string(): "i8", pa.large
 
 
 def _check_between(array: Any) -> None:
-    """Raises ArrowInvalid for ends between the first and the last that point anywhere, which `validate` does not look at.
+    """Raises ArrowInvalid for ends between the first and the last that point anywhere: `validate` skips these.
 
     A nanosecond a value for texts, whose characters are checked when they are read; nothing for numbers.
     """
