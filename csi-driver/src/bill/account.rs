@@ -62,6 +62,8 @@ pub(crate) struct Account {
     expected: u64,
     /// Bytes that are being reserved on the retainer's bill.
     reserving: u64,
+    /// Bytes that were reserved on it since the run that is under way began: its survey may have missed them.
+    since: u64,
     /// The last survey, and the use at its end.
     report: Option<(Report, Use)>,
     /// Why the last run came to nothing.
@@ -253,6 +255,7 @@ impl Account {
             progress: Arc::default(),
         };
         self.running = Some(running.clone());
+        self.since = 0;
         Some(running)
     }
 
@@ -276,7 +279,7 @@ impl Account {
             // Half a survey says nothing; it is due again.
             Ok((report, _)) if report.outcome.interrupted => {}
             Ok((report, used)) => {
-                self.retained = report.retained();
+                self.retained = report.retained().saturating_add(self.since);
                 self.pending = wrong;
                 if self.asked == running.ticket {
                     self.expected = 0;
@@ -303,15 +306,19 @@ impl Account {
         self.reserving = self.reserving.saturating_sub(bytes);
         if is_done {
             self.retained = self.retained.saturating_add(bytes);
+            self.since = self.since.saturating_add(bytes);
         }
     }
 
-    /// Bytes that the retainer must be able to hold for this volume, which uses `used` now: what it holds, what is to come, and never
-    /// more than there is.
-    pub(crate) fn wanted(&self, used: u64) -> u64 {
+    /// Bytes that the retainer holds for this volume or may have to; never more than the volume uses, which the caller knows.
+    pub(crate) fn held(&self) -> u64 {
         let to_come = self.pending.saturating_add(self.expected);
-        let held = self.retained.saturating_add(to_come).min(used);
-        held.saturating_add(self.reserving)
+        self.retained.saturating_add(to_come)
+    }
+
+    /// Bytes that are being reserved on the retainer's bill, on top of these.
+    pub(crate) fn reserving(&self) -> u64 {
+        self.reserving
     }
 
     /// Bytes of the volume that may be on a wrong bill if all pods but the retainer's leave.
@@ -345,5 +352,26 @@ impl Account {
     /// Bytes on the retainer's bill, those on a wrong bill, and those that may be.
     pub(crate) fn sums(&self) -> (u64, u64, u64) {
         (self.retained, self.pending, self.expected)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bill::handover::Outcome;
+
+    #[test]
+    fn what_is_reserved_during_a_run_that_misses_it_still_counts() {
+        let mut account = Account::default();
+        account.ask(0);
+        account.begin().unwrap();
+        account.reserve(3);
+        account.reserved(3, true);
+        let report = Report {
+            outcome: Outcome::default(),
+            retainer: Vec::new(),
+        };
+        account.finish(Ok((report, Use::default())), 0, Duration::ZERO);
+        assert_eq!((account.held(), account.reserving()), (3, 0));
     }
 }

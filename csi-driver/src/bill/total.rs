@@ -44,13 +44,19 @@ impl Inner {
 
     /// What the retainer must be able to hold.
     pub(super) async fn wanted(&self) -> u64 {
-        let ids: Vec<_> = self.accounts().volumes.keys().cloned().collect();
-        let mut total: u64 = 0;
-        for id in ids {
-            let used = self.used(&id).await.map_or(0, |it| it.bytes);
+        // The use is read after the accounts: bytes whose reserve ends in between count as being reserved, never as neither.
+        let accounts: Vec<_> = {
             let all = self.accounts();
-            let wanted = all.volumes.get(&id).map_or(0, |it| it.wanted(used));
-            total = total.saturating_add(wanted);
+            let each = all.volumes.iter();
+            each.map(|(id, it)| (id.clone(), it.held(), it.reserving()))
+                .collect()
+        };
+        let mut total: u64 = 0;
+        for (id, held, reserving) in accounts {
+            let used = self.used(&id).await.map_or(0, |it| it.bytes);
+            total = total
+                .saturating_add(held.min(used))
+                .saturating_add(reserving);
         }
         total
     }
