@@ -236,7 +236,11 @@ impl Node {
                 // It is being killed: whoever does that starts it again.
                 _ if self.driver.is_none() => true,
                 None => false,
-                Some(Err(status)) => !matches!(status.code(), Code::Aborted | Code::Unavailable),
+                // Unknown: a killed driver's child accepted before it became another program.
+                Some(Err(status)) => !matches!(
+                    status.code(),
+                    Code::Aborted | Code::Unavailable | Code::Unknown
+                ),
                 Some(Ok(_)) => true,
             }
         });
