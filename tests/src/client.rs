@@ -49,6 +49,7 @@ impl Client {
             arguments,
             uid: options.uid,
             address_space: options.address_space,
+            variable: None,
         };
         let mut process = Process::start(&program, cgroup)?;
         let input = process.child().stdin.take().context("a pipe")?;

@@ -11,6 +11,7 @@ pub mod client;
 pub mod cluster;
 pub mod commands;
 pub mod inspect;
+pub mod kubelet;
 pub mod ledger;
 pub mod leftovers;
 pub mod model;

@@ -90,6 +90,7 @@ impl Node {
             arguments: arguments.to_vec(),
             uid: 0,
             address_space: None,
+            variable: None,
         };
         node.retainer = Some(Process::start(&program, &node.retained)?);
         ensure!(
@@ -146,7 +147,7 @@ impl Node {
     pub fn start(&mut self) -> Result<()> {
         let at = |name: &str| self.folder().join(name);
         let (endpoint, catalog, layers) = (at("csi.sock"), at("catalog"), at("layers"));
-        let (kubelet, run) = (at("kubelet"), at("run"));
+        let (kubelet, run, orders) = (at("kubelet"), at("run"), self.orders());
         let mut arguments: Vec<&OsStr> = ["standalone", "--node-id", "test", "--budget", "8GiB"]
             .map(OsStr::new)
             .into();
@@ -166,6 +167,7 @@ impl Node {
             arguments,
             uid: 0,
             address_space: None,
+            variable: Some(("VINEYARD_FAILPOINTS", orders.as_os_str())),
         };
         self.driver = Some(Process::start(&program, &self.own)?);
         self.call(|channel| async move {
@@ -229,12 +231,15 @@ impl Node {
     {
         let uri = format!("unix:{}", self.folder().join("csi.sock").display());
         let endpoint = Endpoint::from_shared(uri)?;
+        if self.obeyed()? {
+            self.start()?;
+        }
         let mut answer = None;
         let answered = poll(PATIENCE, || {
             answer = self.attempt(&endpoint, &call);
             match &answer {
                 // It is being killed: whoever does that starts it again.
-                _ if self.driver.is_none() => true,
+                _ if self.driver.is_none() || self.hit() => true,
                 None => false,
                 // Unknown: a killed driver's child accepted before it became another program.
                 Some(Err(status)) => !matches!(
@@ -244,6 +249,10 @@ impl Node {
                 Some(Ok(_)) => true,
             }
         });
+        // It has died because it was ordered to.
+        if self.hit() {
+            return self.call(call);
+        }
         if let Some(driver) = &mut self.driver {
             driver.check_alive()?;
         }
@@ -252,6 +261,45 @@ impl Node {
             Some(Err(status)) => bail!("{status:?}"),
             _ => bail!("the driver does not answer"),
         }
+    }
+
+    fn orders(&self) -> PathBuf {
+        self.folder().join("orders")
+    }
+
+    /// Has the driver die at the n-th fail point that it passes from now on. The next call starts it again.
+    ///
+    /// # Errors
+    /// When the order cannot be written.
+    pub fn order_death(&self, passage: u64) -> Result<()> {
+        let beside = self.folder().join("orders.new");
+        fs::write(&beside, format!("kill * {passage}"))?;
+        Ok(fs::rename(beside, self.orders())?)
+    }
+
+    /// Takes the order back. Whether it was obeyed; then the driver is gone.
+    ///
+    /// # Errors
+    /// When the driver does not die of it.
+    pub fn spare(&mut self) -> Result<bool> {
+        let _ = fs::remove_file(self.orders());
+        self.obeyed()
+    }
+
+    fn hit(&self) -> bool {
+        self.orders().with_extension("hit").exists()
+    }
+
+    /// Reaps a driver that obeyed its order.
+    fn obeyed(&mut self) -> Result<bool> {
+        if !self.hit() {
+            return Ok(false);
+        }
+        if let Some(driver) = self.driver.take() {
+            driver.wait(PATIENCE)?;
+        }
+        fs::remove_file(self.orders().with_extension("hit"))?;
+        Ok(true)
     }
 
     /// Creates a volume.
@@ -407,7 +455,7 @@ impl Node {
     /// # Errors
     /// When the kernel's table cannot be read.
     pub fn mounts(&self) -> Result<Vec<PathBuf>> {
-        let table = fs::read_to_string("/proc/self/mountinfo")?;
+        let table = fs::read_to_string("/proc/thread-self/mountinfo")?;
         let points = table.lines().filter_map(|line| line.split(' ').nth(4));
         let points = points.map(PathBuf::from);
         Ok(points

@@ -225,6 +225,7 @@ impl Pod {
             arguments: arguments.to_vec(),
             uid: self.settings.sidecar_uid,
             address_space: None,
+            variable: None,
         };
         let mut process = Process::start(&program, &self.sidecar_cgroup)?;
         let listens = poll(START, || {

@@ -45,6 +45,8 @@ pub struct Program<'a> {
     pub uid: u32,
     /// Most bytes of address space; `None` for no limit.
     pub address_space: Option<u64>,
+    /// A variable of its environment beside those of the test.
+    pub variable: Option<(&'a str, &'a OsStr)>,
 }
 
 /// A child process. It is killed and reaped with this guard.
@@ -77,6 +79,7 @@ impl Process {
             .args(&program.arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped());
+        command.envs(program.variable);
         if std::env::var_os("RUST_LOG").is_none() {
             // Refusals are what many tests are about.
             command.env("RUST_LOG", "error");

@@ -14,6 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
+use crate::failpoint::fail_point;
 use crate::volume::PodUid;
 
 /// What is recorded of a pod.
@@ -151,7 +152,10 @@ impl Book {
         let mut file = File::create(&beside)?;
         file.write_all(&serde_json::to_vec_pretty(bill)?)?;
         drop(file);
-        fs::rename(&beside, self.path(&bill.pod_uid))
+        fail_point!("book.written");
+        fs::rename(&beside, self.path(&bill.pod_uid))?;
+        fail_point!("book.renamed");
+        Ok(())
     }
 
     /// Changed only after its file is, so whole after any panic.

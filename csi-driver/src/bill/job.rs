@@ -13,6 +13,7 @@ use vineyard_charge::CgroupId;
 use super::Inner;
 use super::account::{Next, Running};
 use super::engine::{Engine, Report, Task, Trouble};
+use crate::failpoint::fail_point;
 use crate::volume::VolumeId;
 
 /// The longest pause while the retainer is away: it may be back any moment.
@@ -127,6 +128,7 @@ impl Inner {
         });
         size.settle();
         let report = report?;
+        fail_point!("bill.moved");
         let mut wrong =
             report.bytes_of(|owner| !report.retainer.contains(&owner) && !stays.stays(owner));
         if !self.is_published(id) {
@@ -150,6 +152,7 @@ impl Inner {
         ended: Result<(Report, u64), Trouble>,
         took: Duration,
     ) {
+        fail_point!("bill.ended");
         let used = self.used(id).await.unwrap_or_default();
         if let Ok((report, _)) = &ended {
             self.moved

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::failpoint::fail_point;
+
 /// Why a record could not be kept.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -53,6 +55,7 @@ pub(crate) fn write<T: Serialize>(path: &Path, record: &T) -> Result<(), RecordE
         path: path.to_owned(),
         reason: error.to_string(),
     })?;
+    fail_point!("record.begin");
     let written = fs::OpenOptions::new()
         .create(true)
         .truncate(true)
@@ -60,7 +63,11 @@ pub(crate) fn write<T: Serialize>(path: &Path, record: &T) -> Result<(), RecordE
         .mode(0o600)
         .open(&beside)
         .and_then(|mut file| file.write_all(&text))
-        .and_then(|()| fs::rename(&beside, path));
+        .and_then(|()| {
+            fail_point!("record.written");
+            fs::rename(&beside, path)
+        });
+    fail_point!("record.renamed");
     written.map_err(failed("write", path))
 }
 
@@ -112,7 +119,9 @@ pub(crate) fn read_all<T: DeserializeOwned>(directory: &Path) -> Result<Vec<T>, 
 /// # Errors
 /// [`RecordError::Io`].
 pub(crate) fn remove(path: &Path) -> Result<(), RecordError> {
-    match fs::remove_file(path) {
+    let removed = fs::remove_file(path);
+    fail_point!("record.removed");
+    match removed {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("remove", path)(error)),
         _ => Ok(()),
     }

@@ -22,6 +22,7 @@ use std::sync::{Arc, PoisonError};
 
 use crate::bill::{Book, PodBill};
 use crate::bytes::Bytes;
+use crate::failpoint::fail_point;
 use crate::keyed_lock::{Guard, KeyedLock};
 use crate::mount::{self, Flags, Mount, Mounter, Tmpfs};
 use crate::volume::{PodUid, VolumeId};
@@ -93,6 +94,7 @@ impl Sockets {
     pub(crate) async fn publish(&self, publish: Publish) -> Result<(), Error> {
         let _guard = self.lock(&publish.volume_id)?;
         self.record(&publish)?;
+        fail_point!("sockets.recorded");
         let Publish {
             volume_id,
             target,
@@ -101,7 +103,9 @@ impl Sockets {
             ..
         } = publish;
         self.stand(&volume_id, context).await?;
+        fail_point!("sockets.standing");
         self.listen(&pod, &volume_id).await?;
+        fail_point!("sockets.listening");
         let (ours, root) = (mount_of(&volume_id), self.run.pod(&volume_id));
         let flags = Flags {
             no_exec: true,
@@ -172,6 +176,7 @@ impl Sockets {
             if !mount::at(mounter, &root)?.is_some_and(|mount| ours(&mount)) {
                 fs::create_dir_all(&root).map_err(system("make the directory"))?;
                 mounter.mount_tmpfs(&root, &options)?;
+                fail_point!("sockets.mounted");
             }
             directory::furnish(&root).map_err(system("make the directories"))
         })
@@ -212,12 +217,15 @@ impl Sockets {
             mount::ensure_unmounted(mounter, ours, &at).map_err(Error::from)
         })
         .await?;
+        fail_point!("sockets.hidden");
         match bill {
             // One more place where it was shown.
             Some(bill) if bill.target != target => {}
             Some(bill) => {
                 self.farewell(&bill).await;
+                fail_point!("sockets.told");
                 self.clear(&bill.pod_uid, volume_id).await?;
+                fail_point!("sockets.cleared");
                 let pod = bill.pod_uid;
                 self.book()
                     .remove(&pod)

@@ -236,7 +236,15 @@ impl Driver {
         assert_eq!(self.mounts(), Vec::<PathBuf>::new());
         let own = ["lock", "nodes", "nodes/replay.json", "nodes/replay.beat"];
         assert_eq!(self.below("catalog", &own), [""; 0]);
-        for folder in ["layers", "kubelet/pods", "kubelet/plugins"] {
+        for folder in [
+            "layers",
+            "kubelet/pods",
+            "kubelet/plugins",
+            "run/pods",
+            "run/book",
+            "run/bill/volumes",
+            "run/bill/leaving",
+        ] {
             assert_eq!(self.below(folder, &[]), [""; 0]);
         }
     }

@@ -229,11 +229,35 @@ impl Kubelet {
         Ok(())
     }
 
+    /// Publishes the sockets volume of a pod. The driver listens there.
+    pub(crate) async fn publish_sockets(&mut self, pod: &str) {
+        let request = self.publish_sockets_request(pod);
+        let answer = self.call(request).await;
+        self.must(answer, "NodePublishVolume");
+        let socket = self.target(pod, "sockets").join("driver/driver.sock");
+        assert!(
+            fs::symlink_metadata(&socket).is_ok(),
+            "{}",
+            socket.display()
+        );
+    }
+
+    /// Takes it away, and removes what kubelet made for it.
+    pub(crate) async fn unpublish_sockets(&mut self, pod: &str) {
+        let answer = self.call(self.unpublish_sockets_request(pod)).await;
+        self.must(answer, "NodeUnpublishVolume");
+        self.remove_target("sockets", pod);
+    }
+
     /// Unpublishes, and removes what kubelet made for it.
     pub(crate) async fn unpublish(&mut self, name: &str, pod: &str) {
-        let target = self.target(pod, name);
         let answer = self.call(self.unpublish_request(name, pod)).await;
         self.must(answer, "NodeUnpublishVolume");
+        self.remove_target(name, pod);
+    }
+
+    fn remove_target(&self, name: &str, pod: &str) {
+        let target = self.target(pod, name);
         assert!(!target.exists(), "{}", target.display());
         let own = self.folder.join("kubelet/pods");
         for folder in target.ancestors().skip(1).take_while(|it| **it != *own) {

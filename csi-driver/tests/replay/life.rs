@@ -19,12 +19,14 @@ pub(crate) async fn play(folder: &Path, order: &str) -> BTreeMap<String, u64> {
     kubelet.create("a", MIB, &[]).await.unwrap();
     kubelet.create("b", MIB, &[]).await.unwrap();
     kubelet.stage("a").await.unwrap();
+    kubelet.publish_sockets(&p).await;
     kubelet.publish("a", &p, false).await.unwrap();
     fs::write(kubelet.target(&p, "a").join("content"), "a").unwrap();
     kubelet.publish("a", &q, true).await.unwrap();
     kubelet.stage("b").await.unwrap();
     kubelet.publish("b", &q, false).await.unwrap();
     kubelet.clone_of("a", "c", MIB).await.unwrap();
+    kubelet.publish_sockets(&q).await;
     assert_eq!(kubelet.book("a", 2 * MIB).await.unwrap(), 2 * MIB);
     kubelet.grow("a", &q, 2 * MIB).await;
     let usage = kubelet.stats("a", &q).await.unwrap();
@@ -35,6 +37,7 @@ pub(crate) async fn play(folder: &Path, order: &str) -> BTreeMap<String, u64> {
     let seen = fs::read_to_string(kubelet.target(&q, "a").join("content")).unwrap();
     assert_eq!(seen, "a");
     kubelet.unpublish("a", &p).await;
+    kubelet.unpublish_sockets(&p).await;
     kubelet.unpublish("a", &q).await;
     kubelet.unstage("a").await;
     // The node is restarted under the other volume, whose class lets it begin anew only then.
@@ -44,6 +47,8 @@ pub(crate) async fn play(folder: &Path, order: &str) -> BTreeMap<String, u64> {
     kubelet.modify("b", "recreate").await;
     kubelet.stage("b").await.unwrap();
     kubelet.publish("b", &q, false).await.unwrap();
+    kubelet.publish_sockets(&q).await;
+    kubelet.unpublish_sockets(&q).await;
     kubelet.unpublish("b", &q).await;
     kubelet.unstage("b").await;
     kubelet.delete("b").await;

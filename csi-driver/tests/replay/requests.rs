@@ -94,6 +94,24 @@ impl Kubelet {
         }
     }
 
+    /// For the sockets volume of a pod, which is inline.
+    pub(crate) fn publish_sockets_request(&self, pod: &str) -> NodePublishVolumeRequest {
+        let inline = ("csi.storage.k8s.io/ephemeral".to_owned(), "true".to_owned());
+        NodePublishVolumeRequest {
+            volume_id: sockets_id(pod),
+            staging_target_path: String::new(),
+            volume_context: [inline].into(),
+            ..self.publish_request("sockets", pod, false)
+        }
+    }
+
+    pub(crate) fn unpublish_sockets_request(&self, pod: &str) -> NodeUnpublishVolumeRequest {
+        NodeUnpublishVolumeRequest {
+            volume_id: sockets_id(pod),
+            ..self.unpublish_request("sockets", pod)
+        }
+    }
+
     pub(crate) fn unpublish_request(&self, name: &str, pod: &str) -> NodeUnpublishVolumeRequest {
         NodeUnpublishVolumeRequest {
             volume_id: name.to_owned(),
@@ -123,6 +141,11 @@ impl Kubelet {
             ..Default::default()
         }
     }
+}
+
+/// As kubelet makes ids of inline volumes: `csi-` and a hash.
+fn sockets_id(pod: &str) -> String {
+    format!("csi-{pod:0>64}")
 }
 
 /// A path on the wire.

@@ -196,6 +196,9 @@ impl Schedule {
     /// What kubelet does for a new pod, and again after its restart. Whether the pod has all of its claims.
     async fn mount_all(&mut self, pod: &str) -> bool {
         let mut all = true;
+        if self.chance.below(2) == 0 {
+            self.kubelet.publish_sockets(pod).await;
+        }
         for place in 0..self.pods[pod].len() {
             let mount = self.pods[pod][place].clone();
             let there = self.stage(&mount.claim).await;
@@ -266,6 +269,10 @@ impl Schedule {
     }
 
     async fn remove_pod(&mut self, pod: &str) {
+        let sockets_last = self.chance.below(2) == 0;
+        if !sockets_last {
+            self.kubelet.unpublish_sockets(pod).await;
+        }
         // Also what was never mounted: kubelet may not know.
         for mount in self.pods.remove(pod).unwrap() {
             self.kubelet.unpublish(&mount.claim, pod).await;
@@ -273,6 +280,9 @@ impl Schedule {
             if others.all(|other| other.claim != mount.claim) {
                 self.unstage(&mount.claim).await;
             }
+        }
+        if sockets_last {
+            self.kubelet.unpublish_sockets(pod).await;
         }
     }
 

@@ -71,6 +71,7 @@ impl Retainer {
             arguments: arguments.to_vec(),
             uid: 0,
             address_space: None,
+            variable: None,
         };
         let mut process = Process::start(&program, &container)?;
         self.containers.push(container);

@@ -65,6 +65,7 @@ impl Pod {
             arguments: arguments.to_vec(),
             uid: 65_000 + self.number,
             address_space: None,
+            variable: None,
         };
         let mut process = Process::start(&program, &container)?;
         self.containers.push(container);

@@ -1,0 +1,39 @@
+//! A replayed kubelet and everybody whom it starts: the driver, the retainer, sidecars and clients of three users, killed at random.
+//!
+//! `VINEYARD_SEED=n` plays one schedule, `VINEYARD_SCHEDULES=n` that many (default: 3).
+#![cfg(test)]
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use vineyard_tests::random::{number, seed};
+use vineyard_tests::watchdog::deadline;
+use vineyard_tests::{binaries, kubelet, skip_unless_possible};
+
+const CLIENT: &str = env!("CARGO_BIN_EXE_vineyard-test-client");
+
+#[test]
+fn every_byte_comes_to_the_right_bill_whoever_is_killed() -> Result<()> {
+    skip_unless_possible!();
+    binaries::driver()?;
+    // Whatever is mounted goes with this thread, also when the test is killed.
+    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS).context("a mount namespace")?;
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+    let first = seed();
+    let alone = number("VINEYARD_SEED").map(|_| 1);
+    let count = alone.or_else(|| number("VINEYARD_SCHEDULES")).unwrap_or(3);
+    let (mut puts, mut kills) = (0, 0);
+    for seed in first..first + count {
+        let _limit = deadline(Duration::from_secs(500), format!("schedule {seed}"));
+        let played = kubelet::play(seed, CLIENT).with_context(|| {
+            format!("again: VINEYARD_SEED={seed} cargo test -p vineyard-tests --test kubelet")
+        })?;
+        puts += played.puts;
+        kills += played.kills;
+    }
+    println!("{count} schedules from seed {first}: {puts} puts, {kills} kills");
+    Ok(())
+}
