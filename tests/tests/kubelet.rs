@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use vineyard_tests::random::{number, seed};
@@ -25,15 +25,17 @@ fn every_byte_comes_to_the_right_bill_whoever_is_killed() -> Result<()> {
     let first = seed();
     let alone = number("VINEYARD_SEED").map(|_| 1);
     let count = alone.or_else(|| number("VINEYARD_SCHEDULES")).unwrap_or(3);
-    let (mut puts, mut kills) = (0, 0);
+    let (mut puts, mut refused, mut kills) = (0, 0, 0);
     for seed in first..first + count {
         let _limit = deadline(Duration::from_secs(500), format!("schedule {seed}"));
         let played = kubelet::play(seed, CLIENT).with_context(|| {
             format!("again: VINEYARD_SEED={seed} cargo test -p vineyard-tests --test kubelet")
         })?;
         puts += played.puts;
+        refused += played.refused;
         kills += played.kills;
     }
-    println!("{count} schedules from seed {first}: {puts} puts, {kills} kills");
+    println!("{count} schedules from seed {first}: {puts} puts, {refused} refused, {kills} kills");
+    ensure!(puts > refused, "hardly anything is put");
     Ok(())
 }

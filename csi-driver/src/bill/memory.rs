@@ -24,6 +24,17 @@ impl Bills {
         for id in strangers {
             self.dropped(&id).await;
         }
+        // A kill came between a pod's last unpublish and the end of its record.
+        let gone: Vec<_> = {
+            let all = self.inner.accounts();
+            let has_nothing = |uid: &&PodUid| !all.volumes.values().any(|it| it.has(uid));
+            all.leaving.keys().filter(has_nothing).cloned().collect()
+        };
+        for uid in gone {
+            if let Err(error) = self.inner.forget(&uid) {
+                tracing::warn!(pod.uid = %uid, %error, "the record of a pod that has left stays");
+            }
+        }
         tokio::spawn(self.clone().watch());
     }
 

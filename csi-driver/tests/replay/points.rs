@@ -59,9 +59,11 @@ fn a_driver_that_dies_at_any_passage_of_any_point_leaves_nothing() {
     });
     let (died, passages) = (died.into_inner().unwrap(), passages.into_inner());
     println!("{passages} passages of {} points", died.len());
-    // None died where mounting is not possible. Where a retainer is needed, `tests/tests/kubelet.rs` passes.
+    // None died where mounting is not possible. Not here: what needs a retainer or a clone.
     let mut never = written();
-    never.retain(|point| !died.contains(point) && !point.starts_with("bill."));
+    let elsewhere = ["bill.", "clone."];
+    never.retain(|point| !elsewhere.iter().any(|it| point.starts_with(it)));
+    never.retain(|point| !died.contains(point));
     assert!(passages == 0 || never.is_empty(), "never passed: {never:?}");
 }
 

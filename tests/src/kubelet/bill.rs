@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use vineyard_charge::MemoryCgroup;
 use vineyard_charge::survey::Ledger;
+use vineyard_store::{Options, Volume};
 
 use crate::model::PAGE;
 use crate::node::Node;
@@ -139,16 +140,23 @@ fn owner_of(node: &Node, owner: u64) -> Result<String> {
 /// What still differs when everything had the time to settle.
 pub(super) fn settle(node: &Node, layer: &Path, expected: &Expected, nobody: bool) -> Result<()> {
     let mut last = String::new();
-    let right = poll(SETTLE, || match survey(node, layer, nobody) {
-        Ok(found) => {
-            let wrong = expected.against(&found);
-            last = format!("{wrong:?}: {found:?}");
-            wrong.is_none()
-        }
-        // A cgroup may go while it is looked at.
-        Err(error) => {
-            last = format!("{error:#}");
-            false
+    let right = poll(SETTLE, || {
+        // What was removed while a hand-over had it open lies in the trash until somebody sweeps.
+        let swept = Volume::open(layer, Options::default()).and_then(|volume| volume.sweep());
+        match swept
+            .map_err(Into::into)
+            .and_then(|_| survey(node, layer, nobody))
+        {
+            Ok(found) => {
+                let wrong = expected.against(&found);
+                last = format!("{wrong:?}: {found:?}");
+                wrong.is_none()
+            }
+            // A cgroup may go while it is looked at.
+            Err(error) => {
+                last = format!("{error:#}");
+                false
+            }
         }
     });
     match right {

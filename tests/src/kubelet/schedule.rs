@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::commands::{Answer, Command, Content};
+use crate::commands::{Answer, Cause, Command, Content};
 use crate::node::Node;
 use crate::random::Random;
 
@@ -70,6 +70,7 @@ struct Schedule {
     next: u32,
     kills: u64,
     puts: u64,
+    refused: u64,
 }
 
 /// What a schedule had in it.
@@ -77,6 +78,8 @@ struct Schedule {
 pub struct Played {
     /// Objects that were put.
     pub puts: u64,
+    /// Puts that were refused, because there was no room or no allowance.
+    pub refused: u64,
     /// Processes that were killed, and fail points at which the driver died.
     pub kills: u64,
 }
@@ -101,6 +104,7 @@ pub fn play(seed: u64, client: &'static str) -> Result<Played> {
         next: 0,
         kills: 0,
         puts: 0,
+        refused: 0,
     };
     for step in 0..STEPS {
         schedule.step().with_context(|| format!("step {step}"))?;
@@ -108,6 +112,7 @@ pub fn play(seed: u64, client: &'static str) -> Result<Played> {
     schedule.end().context("the end")?;
     Ok(Played {
         puts: schedule.puts,
+        refused: schedule.refused,
         kills: schedule.kills,
     })
 }
@@ -293,14 +298,19 @@ impl Schedule {
                 };
                 objects.insert(name.clone(), object);
             }
-            (Command::Remove { name }, Answer::Done) => {
-                ensure!(objects.remove(name).is_some(), "it was not there");
+            (Command::Remove { name }, Answer::Count(removed)) => {
+                let known = u64::from(objects.remove(name).is_some());
+                ensure!(removed == known, "{removed} were there instead of {known}");
             }
             (Command::Get { name, .. }, Answer::Object { .. } | Answer::Done) => {
                 ensure!(objects.contains_key(name), "it is not there");
             }
             // What was refused has changed nothing; what is not there cannot be got.
-            (Command::Put { .. }, Answer::Failed(_)) => {}
+            (Command::Put { .. }, Answer::Failed(failure)) => {
+                let full = matches!(failure.cause, Cause::Allowance | Cause::Volume);
+                ensure!(full, "a put is lost: {failure:?}");
+                self.refused += 1;
+            }
             (Command::Get { name, .. } | Command::Remove { name }, Answer::Failed(failure)) => {
                 ensure!(!objects.contains_key(name), "{failure:?}");
             }
@@ -505,10 +515,10 @@ impl Schedule {
             );
         }
         for entry in fs::read_dir(self.node.pods().directory())? {
-            let (name, path) = (entry.as_ref().map(fs::DirEntry::file_name), entry?.path());
-            let name = name.unwrap_or_default().to_string_lossy().into_owned();
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
             let ours = ["driver", "retainer"].contains(&name.as_str()) || name.ends_with(POD);
-            ensure!(ours || !path.is_dir(), "the cgroup {name} is left");
+            ensure!(ours || !entry.path().is_dir(), "the cgroup {name} is left");
         }
         Ok(())
     }
