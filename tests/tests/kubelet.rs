@@ -36,6 +36,6 @@ fn every_byte_comes_to_the_right_bill_whoever_is_killed() -> Result<()> {
         kills += played.kills;
     }
     println!("{count} schedules from seed {first}: {puts} puts, {refused} refused, {kills} kills");
-    ensure!(puts > refused, "hardly anything is put");
+    ensure!(count == 1 || puts > refused, "hardly anything is put");
     Ok(())
 }

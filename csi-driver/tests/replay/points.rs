@@ -10,10 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::chance::Chance;
 use crate::kubelet::{Kills, Kubelet};
 use crate::rpc::Rpc;
-use crate::{life, sandbox};
+use crate::{life, number, sandbox};
 
 /// More than a life has.
 const PASSAGES: u64 = 5_000;
+
+/// Schedules that say that the machine has time.
+const MANY: u64 = 1_000;
 
 /// The names of all points, from the source.
 fn written() -> BTreeSet<String> {
@@ -37,16 +40,23 @@ fn written() -> BTreeSet<String> {
 }
 
 #[test]
-fn a_driver_that_dies_at_any_passage_of_any_point_leaves_nothing() {
+fn a_driver_that_dies_at_any_point_leaves_nothing() {
     if !sandbox::has_fail_points() {
         return;
     }
     let died = Mutex::new(BTreeSet::new());
     let passages = AtomicU64::new(0);
-    sandbox::each(PASSAGES, |number, folder| {
-        let order = format!("kill * {}", number + 1);
+    let points: Vec<_> = written().into_iter().collect();
+    // Every passage takes minutes: the first of every point does where not many schedules are asked for.
+    let all = number("VINEYARD_SCHEDULES").is_some_and(|many| many >= MANY);
+    let count = if all { PASSAGES } else { points.len() as u64 };
+    sandbox::each(count, |number, folder| {
+        let order = match usize::try_from(number).ok().and_then(|it| points.get(it)) {
+            Some(point) if !all => format!("kill {point} 1"),
+            _ => format!("kill * {}", number + 1),
+        };
         let deaths = sandbox::runtime().block_on(life::play(folder, &order));
-        if deaths.is_empty() {
+        if deaths.is_empty() && all {
             return ControlFlow::Break(());
         }
         passages.fetch_max(number + 1, Ordering::Relaxed);
@@ -59,9 +69,9 @@ fn a_driver_that_dies_at_any_passage_of_any_point_leaves_nothing() {
     });
     let (died, passages) = (died.into_inner().unwrap(), passages.into_inner());
     println!("{passages} passages of {} points", died.len());
-    // None died where mounting is not possible. Not here: what needs a retainer or a clone.
+    // None died where mounting is not possible. Not here: what needs a retainer.
     let mut never = written();
-    let elsewhere = ["bill.", "clone."];
+    let elsewhere = ["bill."];
     never.retain(|point| !elsewhere.iter().any(|it| point.starts_with(it)));
     never.retain(|point| !died.contains(point));
     assert!(passages == 0 || never.is_empty(), "never passed: {never:?}");

@@ -18,6 +18,8 @@ use super::retainer::{POD, Place, Retainer};
 
 const MIB: u64 = 1 << 20;
 const STEPS: u64 = 24;
+/// Orders to every client, one after the other.
+const ROUNDS: u64 = 4;
 const CAPACITY: u64 = 48 * MIB;
 /// What a pod may add to its bill, when it may at all.
 const WRITES: u64 = 16 * MIB;
@@ -106,6 +108,8 @@ pub fn play(seed: u64, client: &'static str) -> Result<Played> {
         puts: 0,
         refused: 0,
     };
+    schedule.create()?;
+    schedule.start_pod()?;
     for step in 0..STEPS {
         schedule.step().with_context(|| format!("step {step}"))?;
     }
@@ -122,7 +126,7 @@ impl Schedule {
         match self.random.below(20) {
             0..=1 => self.create(),
             2..=6 => self.start_pod(),
-            7..=12 => self.use_volumes(),
+            7..=12 => (0..ROUNDS).try_for_each(|_| self.use_volumes()),
             13..=15 => self.stop_pod(),
             16 => self.restart_kubelet(),
             17 => self.kill_driver(),
