@@ -242,10 +242,7 @@ impl Node {
                 _ if self.driver.is_none() || self.hit() => true,
                 None => false,
                 // Unknown: a killed driver's child accepted before it became another program.
-                Some(Err(status)) => !matches!(
-                    status.code(),
-                    Code::Aborted | Code::Unavailable | Code::Unknown
-                ),
+                Some(Err(status)) => !is_uncertain(status),
                 Some(Ok(_)) => true,
             }
         });
@@ -483,6 +480,14 @@ impl Drop for Node {
             let _ = umount2(point, MntFlags::MNT_DETACH);
         }
     }
+}
+
+/// Worth another try, as kubelet sees it.
+fn is_uncertain(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Aborted | Code::Unavailable | Code::Unknown | Code::Cancelled
+    )
 }
 
 fn sockets_id(pod: &str) -> String {
