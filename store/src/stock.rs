@@ -60,6 +60,10 @@ struct Shelf {
     most_files: usize,
     /// The classes for which the background was asked and is not done, one bit each.
     asked: AtomicU32,
+    /// Held while the background has files on their way to the shelf.
+    fetching: Mutex<()>,
+    /// How often somebody needed all the room: what the background was asked for before is not fetched any more.
+    given_back: AtomicUsize,
     keeper: Mutex<Keeper>,
     wanted: Condvar,
 }
@@ -144,6 +148,13 @@ impl Stock {
     /// Gives everything back, for whoever needs the room now.
     pub(crate) fn give_back(&self) {
         if let Some(shelf) = self.shelf.existing() {
+            let mut keeper = locked(&shelf.keeper);
+            shelf.given_back.fetch_add(1, Ordering::SeqCst);
+            let not_wanted = std::mem::take(&mut keeper.wanted);
+            drop(keeper);
+            shelf.asked.fetch_and(!not_wanted, Ordering::Relaxed);
+            // What is on its way arrives first, and goes back with the rest.
+            let _fetching = locked(&shelf.fetching);
             shelf.give_back(&self.source, |_| true);
         }
     }
@@ -184,9 +195,10 @@ fn keep(shelf: &Weak<Shelf>, source: &Source) {
             .wait_timeout_while(keeper, IDLE / 2, |k| k.wanted == 0);
         let (mut keeper, _) = wait.unwrap_or_else(PoisonError::into_inner);
         let wanted = std::mem::take(&mut keeper.wanted);
+        let given_back = shelf.given_back.load(Ordering::SeqCst);
         drop(keeper);
         for index in (0..MAX_PAGES).filter(|i| wanted & 1 << i != 0) {
-            shelf.refill(source, index);
+            shelf.refill(source, index, given_back);
         }
         shelf.give_back(source, |class| {
             class.taken.is_none_or(|at| at.elapsed() >= IDLE)
@@ -223,6 +235,8 @@ impl Shelf {
                 .unwrap_or(256)
                 .clamp(1, 4096),
             asked: AtomicU32::new(0),
+            fetching: Mutex::default(),
+            given_back: AtomicUsize::new(0),
             keeper: Mutex::default(),
             wanted: Condvar::new(),
         }
@@ -247,8 +261,9 @@ impl Shelf {
         self.asked.load(Ordering::Relaxed) & 1 << index != 0
     }
 
-    /// Adds a batch; without success whoever finds the shelf empty will hear why.
-    fn refill(&self, source: &Source, index: usize) {
+    /// Adds a batch, unless somebody needs the room since `given_back` was read; without success whoever finds the shelf empty
+    /// will hear why.
+    fn refill(&self, source: &Source, index: usize, given_back: usize) {
         let mut left = locked(&self.classes[index])
             .next_batch()
             .min(source.room(self, index));
@@ -259,6 +274,10 @@ impl Shelf {
         };
         while left > 0 {
             let portion = left.min(most);
+            let _fetching = locked(&self.fetching);
+            if self.given_back.load(Ordering::SeqCst) != given_back {
+                break;
+            }
             let Ok(files) = source.files(portion, index) else {
                 break;
             };
