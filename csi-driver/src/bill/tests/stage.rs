@@ -243,6 +243,15 @@ impl Stage {
         (PodUid::parse(uid).unwrap(), owner)
     }
 
+    /// A volume, and a pod that has put so many bytes into it.
+    pub(super) async fn filled(&self, bytes: u64) -> (VolumeId, PodUid, CgroupId) {
+        let id = self.volume("a").await;
+        let (pod, owner) = self.pod("1");
+        self.publish(&pod, &id).await;
+        self.put(&id, owner, bytes);
+        (id, pod, owner)
+    }
+
     fn cgroup(&self, uid: &str) -> PathBuf {
         let class = self.folder.path().join("cgroups/kubepods/burstable");
         class.join(format!("pod{uid}"))

@@ -17,10 +17,7 @@ fn wait_long(stage: &mut Stage) {
 async fn a_pod_without_a_sidecar_is_handed_over_before_its_unpublish_returns() {
     let mut stage = Stage::new(1 << 40);
     wait_long(&mut stage);
-    let id = stage.volume("a").await;
-    let (pod, owner) = stage.pod("1");
-    stage.publish(&pod, &id).await;
-    stage.put(&id, owner, 5 * MIB);
+    let (id, pod, owner) = stage.filled(5 * MIB).await;
     stage.settled(&id).await;
     assert_eq!(stage.billed(&id, owner), 5 * MIB, "while it lives it pays");
     stage.unpublish(&pod, &id).await;
@@ -67,10 +64,7 @@ async fn the_request_is_on_record_before_leaving_is_answered_and_the_bytes_follo
 #[tokio::test]
 async fn a_leaving_pod_that_comes_back_pays_for_what_it_puts_then() {
     let stage = Stage::new(1 << 40);
-    let id = stage.volume("a").await;
-    let (pod, owner) = stage.pod("1");
-    stage.publish(&pod, &id).await;
-    stage.put(&id, owner, 5 * MIB);
+    let (id, pod, owner) = stage.filled(5 * MIB).await;
     stage.bills.leaving(&pod, Bytes(5 * MIB)).await.unwrap();
     stage.settled(&id).await;
     stage.bills.returned(&pod).await.unwrap();
@@ -126,10 +120,7 @@ async fn a_pod_that_leaves_leaves_all_of_its_volumes() {
 #[tokio::test]
 async fn unpublish_is_bounded_while_the_retainer_is_away_and_the_bytes_follow_when_it_is_back() {
     let stage = Stage::new(1 << 40);
-    let id = stage.volume("a").await;
-    let (pod, owner) = stage.pod("1");
-    stage.publish(&pod, &id).await;
-    stage.put(&id, owner, 5 * MIB);
+    let (id, pod, owner) = stage.filled(5 * MIB).await;
     stage.engine.away.store(true, Ordering::SeqCst);
     let took = stage.unpublish(&pod, &id).await;
     assert!(took >= stage.bills.inner.settings.join, "{took:?}");
@@ -152,10 +143,7 @@ async fn unpublish_is_bounded_while_the_retainer_is_away_and_the_bytes_follow_wh
 async fn unpublish_does_not_wait_for_what_is_done_already() {
     let mut stage = Stage::new(1 << 40);
     wait_long(&mut stage);
-    let id = stage.volume("a").await;
-    let (pod, owner) = stage.pod("1");
-    stage.publish(&pod, &id).await;
-    stage.put(&id, owner, 5 * MIB);
+    let (id, pod, _) = stage.filled(5 * MIB).await;
     stage.bills.leaving(&pod, Bytes(5 * MIB)).await.unwrap();
     stage.settled(&id).await;
     // No run ends any more, so an unpublish that waits for one fails this test.
@@ -185,10 +173,7 @@ async fn a_pod_to_which_nothing_is_charged_leaves_without_a_survey() {
 async fn another_pod_that_is_the_retainer_takes_over_from_the_first() {
     let mut stage = Stage::new(1 << 40);
     wait_long(&mut stage);
-    let id = stage.volume("a").await;
-    let (pod, owner) = stage.pod("1");
-    stage.publish(&pod, &id).await;
-    stage.put(&id, owner, 5 * MIB);
+    let (id, pod, _) = stage.filled(5 * MIB).await;
     stage.unpublish(&pod, &id).await;
     stage.settled(&id).await;
     let other = CgroupId(8);
@@ -244,10 +229,7 @@ async fn a_run_that_counts_on_nobody_writing_ends_before_somebody_may() {
 #[tokio::test]
 async fn a_volume_that_is_deleted_is_let_go_of_and_asked_for_no_more() {
     let stage = Stage::new(1 << 40);
-    let id = stage.volume("a").await;
-    let (pod, owner) = stage.pod("1");
-    stage.publish(&pod, &id).await;
-    stage.put(&id, owner, 5 * MIB);
+    let (id, pod, _) = stage.filled(5 * MIB).await;
     stage.engine.hold(true);
     stage.unpublish(&pod, &id).await;
     assert_eq!(stage.desired(), 5 * MIB);
@@ -269,10 +251,7 @@ async fn a_volume_that_is_deleted_is_let_go_of_and_asked_for_no_more() {
 #[tokio::test]
 async fn a_pod_whose_cgroup_is_gone_is_handed_over_without_a_call() {
     let stage = Stage::new(1 << 40);
-    let id = stage.volume("a").await;
-    let (pod, owner) = stage.pod("1");
-    stage.publish(&pod, &id).await;
-    stage.put(&id, owner, 5 * MIB);
+    let (id, pod, owner) = stage.filled(5 * MIB).await;
     stage.look().await;
     stage.settled(&id).await;
     assert_eq!(stage.billed(&id, owner), 5 * MIB);
@@ -286,10 +265,7 @@ async fn a_pod_whose_cgroup_is_gone_is_handed_over_without_a_call() {
 #[tokio::test]
 async fn the_request_follows_bytes_that_go() {
     let stage = Stage::new(1 << 40);
-    let id = stage.volume("a").await;
-    let (pod, owner) = stage.pod("1");
-    stage.publish(&pod, &id).await;
-    stage.put(&id, owner, 5 * MIB);
+    let (id, pod, _) = stage.filled(5 * MIB).await;
     stage.unpublish(&pod, &id).await;
     stage.settled(&id).await;
     stage.clear(&id);
