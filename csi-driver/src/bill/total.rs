@@ -53,7 +53,8 @@ impl Inner {
         };
         let mut total: u64 = 0;
         for (id, held, reserving) in accounts {
-            let used = self.used(&id).await.map_or(0, |it| it.bytes);
+            // Unknown use bounds nothing: rather too much is asked for than too little.
+            let used = self.used(&id).await.map_or(u64::MAX, |it| it.bytes);
             total = total
                 .saturating_add(held.min(used))
                 .saturating_add(reserving);
