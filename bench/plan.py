@@ -79,7 +79,7 @@ def cold(bench: Bench) -> None:
     """Puts a block into memory that this store has never touched: nothing is freed before the last round."""
     size = bench.sizes.block
     bench.producer.call("make", kind="array", args=[size])
-    bench.prime(2 * size)
+    bench.prime(4 * size)
     put = bench.producer.call("put", tag="cold")
     bench.times("put_ms", put["ns"], 1e6)
     bench.record("put_gbps", size / put["ns"][0])
@@ -159,7 +159,7 @@ def create(bench: Bench) -> None:
     """Creates and seals an object in place without filling it: what is left of a put."""
     for label, size in (("small", MIB), ("block", bench.sizes.block), ("large", bench.sizes.large)):
         bench.prime(2 * size)
-        made = bench.producer.call("create", size=size, count=5)
+        made = bench.producer.call("create", size=size, count=21)
         for created, sealed in zip(made["create_ns"][1:], made["seal_ns"][1:], strict=True):
             bench.record(f"{label}_us", (created + sealed) / 1e3)
             bench.record(f"{label}_seal_us", sealed / 1e3)
