@@ -42,6 +42,11 @@ use sockets::SocketsFlags;
 /// How long a stage waits for a clone's content: kubelet gives up after two minutes.
 const CLONE_PATIENCE: Duration = Duration::from_secs(100);
 
+/// Who says so in events: qualified names, as Kubernetes wants them.
+const CONTROLLER: &str = "vineyard.io/controller";
+const NODE: &str = "vineyard.io/node";
+const STANDALONE: &str = "vineyard.io/standalone";
+
 /// Name of the subcommand that unmounts one path.
 const UNMOUNT: &str = "unmount";
 
@@ -251,16 +256,16 @@ impl Args {
                 shared,
                 controller,
                 nodes,
-            } => serve(shared, |parts| {
+            } => serve(shared, CONTROLLER, |parts| {
                 let offers = parts.records.offers(nodes)?;
                 Ok(parts.with_controller(controller, offers))
             }),
-            Role::Node { shared, node } => serve(shared, |parts| parts.with_node(node)),
+            Role::Node { shared, node } => serve(shared, NODE, |parts| parts.with_node(node)),
             Role::Standalone {
                 shared,
                 controller,
                 node,
-            } => serve(shared, |parts| {
+            } => serve(shared, STANDALONE, |parts| {
                 let budget = NodeBudget {
                     node: node.node_id.clone(),
                     pool: node.pool.clone(),
@@ -306,6 +311,7 @@ impl Parts {
             default_capacity,
             drop_patience: Duration::from_secs(drop_patience),
             node_grace: Duration::from_secs(node_grace),
+            events: self.records.events.clone(),
             cloning: tokio::sync::Mutex::default(),
             locks: KeyedLock::default(),
         });
@@ -330,6 +336,7 @@ impl Parts {
             sockets,
             boot_id_file,
         } = flags;
+        let events = self.records.events.clone();
         private_directory(&layers)?;
         // As the kernel's table shows it.
         let layers = layers
@@ -350,7 +357,7 @@ impl Parts {
         let run = RunDirectory::open(&bill.run_dir)
             .with_context(|| bill.run_dir.display().to_string())?;
         let run_dir = bill.run_dir.clone();
-        let bills = bill.build(&layers, &boot_id, budget, &mounter)?;
+        let bills = bill.build(&layers, &boot_id, budget, &mounter, events.clone())?;
         let targets = Targets::new(&kubelet_dirs);
         let claims = Claims {
             node: node_id.clone(),
@@ -374,6 +381,7 @@ impl Parts {
             clones: Arc::new(Clones::new(CLONE_PATIENCE)),
             bills,
             sockets: Some(Arc::new(sockets)),
+            events,
         });
         let service = node::Service {
             edge: self.edge.clone(),
@@ -387,7 +395,11 @@ impl Parts {
     }
 }
 
-fn serve(shared: Shared, build: impl FnOnce(Parts) -> anyhow::Result<Parts>) -> anyhow::Result<()> {
+fn serve(
+    shared: Shared,
+    component: &str,
+    build: impl FnOnce(Parts) -> anyhow::Result<Parts>,
+) -> anyhow::Result<()> {
     let Shared {
         endpoint,
         records,
@@ -404,7 +416,7 @@ fn serve(shared: Shared, build: impl FnOnce(Parts) -> anyhow::Result<Parts>) -> 
         let metrics = Metrics::new();
         let edge = Edge::new(metrics.clone());
         let (ready, is_ready) = watch::channel(false);
-        let records = records.open().await?;
+        let records = records.open(component, metrics.events()).await?;
         let identity = Identity::new(edge.clone(), is_ready.clone());
         let routes = Routes::new(IdentityServer::new(identity));
         let parts = build(Parts {

@@ -15,6 +15,7 @@ mod mount;
 mod node;
 mod records;
 mod registration;
+mod report;
 #[cfg(feature = "kubernetes")]
 mod resources;
 mod retainer;

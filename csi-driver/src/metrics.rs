@@ -12,6 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tonic::Code;
 
 use crate::bill::{BillMetrics, Bills};
+use crate::report::events;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Call {
@@ -31,6 +32,7 @@ pub(crate) struct Metrics {
     calls: Family<Call, Counter>,
     seconds: Family<Rpc, Histogram>,
     bills: BillMetrics,
+    events: events::Counts,
 }
 
 impl fmt::Debug for Metrics {
@@ -56,12 +58,24 @@ impl Metrics {
         registry.register("calls", "CSI calls answered, by gRPC code", calls.clone());
         let seconds = Family::<Rpc, Histogram>::new_with_constructor(|| Histogram::new(BOUNDS));
         registry.register_with_unit("call", "Time to the answer", Unit::Seconds, seconds.clone());
+        let events = events::Counts::default();
+        registry.register(
+            "events",
+            "Events published, by what became of them",
+            events.family(),
+        );
         Self {
             registry: Arc::new(all),
             calls,
             seconds,
             bills,
+            events,
         }
+    }
+
+    /// Counts events.
+    pub(crate) fn events(&self) -> events::Counts {
+        self.events.clone()
     }
 
     /// Shows these bills from now on.

@@ -7,6 +7,8 @@ use clap::Args;
 
 use crate::controller::{NodeBudget, Offers};
 use crate::node::Node;
+use crate::report::Events;
+use crate::report::events::Counts;
 use crate::volume::{Catalog, FileCatalog};
 
 /// Where the records are.
@@ -31,36 +33,44 @@ pub(crate) struct RecordFlags {
 pub(crate) struct Records {
     /// The volumes.
     pub(crate) catalog: Arc<dyn Catalog>,
+    /// Where users are told what happened.
+    pub(crate) events: Events,
     /// The nodes, where they write themselves what they offer.
     #[cfg(feature = "kubernetes")]
     nodes: Option<crate::resources::Nodes>,
 }
 
 impl RecordFlags {
-    /// Opens them.
-    pub(crate) async fn open(&self) -> anyhow::Result<Records> {
+    /// Opens them, for what `component` says in events.
+    pub(crate) async fn open(&self, component: &str, counts: Counts) -> anyhow::Result<Records> {
         match &self.catalog {
             Some(path) => Ok(Records {
                 catalog: Arc::new(FileCatalog::open(path)?),
+                events: Events::unwritten(counts),
                 #[cfg(feature = "kubernetes")]
                 nodes: None,
             }),
             #[cfg(feature = "kubernetes")]
-            None => self.open_kubernetes().await,
+            None => self.open_kubernetes(component, counts).await,
             #[cfg(not(feature = "kubernetes"))]
-            None => anyhow::bail!("no catalog is named"),
+            None => anyhow::bail!("no catalog is named for {component}"),
         }
     }
 
     #[cfg(feature = "kubernetes")]
-    async fn open_kubernetes(&self) -> anyhow::Result<Records> {
+    async fn open_kubernetes(&self, component: &str, counts: Counts) -> anyhow::Result<Records> {
         use anyhow::Context;
+
+        use crate::report::events::Recorder;
 
         let client = kube::Client::try_default().await.context("Kubernetes")?;
         let nodes = crate::resources::Nodes::new(client.clone(), &self.namespace);
+        let recorder = Recorder::new(client.clone(), &self.namespace, component);
+        let events = Events::written_by(recorder, counts);
         let catalog = crate::volume::KubernetesCatalog::new(client, &self.namespace);
         Ok(Records {
             catalog: Arc::new(catalog),
+            events,
             nodes: Some(nodes),
         })
     }

@@ -10,6 +10,7 @@ use clap::Args as Flags;
 use crate::bill::{Bills, Engine, FileRequest, Pods, Retainer, RetainerEngine, Settings};
 use crate::bytes::Bytes;
 use crate::mount::Mounter;
+use crate::report::Events;
 
 /// Who is billed for what is in the volumes.
 #[derive(Debug, Flags)]
@@ -102,6 +103,7 @@ impl BillFlags {
         boot_id: &str,
         budget: Bytes,
         mounter: &Arc<dyn Mounter>,
+        events: Events,
     ) -> anyhow::Result<Bills> {
         let BillFlags {
             run_dir,
@@ -132,6 +134,7 @@ impl BillFlags {
             chunk: request_chunk,
             runs: hand_overs,
             furnish: true,
+            events,
         };
         let connection = |socket| {
             let pods = Arc::clone(&pods);

@@ -13,6 +13,7 @@ use vineyard_charge::{Extent, Full, Limit, PAGE, ReserveError};
 use super::{Bills, Error, LeavingRecord, leaving_path, record};
 use crate::bytes::Bytes;
 use crate::edge::chain;
+use crate::report::{Reason, Subject};
 use crate::sockets::{Billing, BillingError};
 use crate::volume::{PodUid, VolumeId};
 
@@ -27,7 +28,12 @@ impl Billing for Bills {
         pod: &PodUid,
         files: Vec<(OwnedFd, Extent)>,
     ) -> Result<(), ReserveError> {
-        self.reserve(pod, files).await
+        let ids = self.volumes_of(pod);
+        let reserved = self.reserve(pod, files).await;
+        if let Err(ReserveError::Full(full)) = &reserved {
+            self.say_full(pod, ids, full);
+        }
+        reserved
     }
 
     async fn leaving(&self, pod: &PodUid, at_most: Bytes) -> Result<(), BillingError> {
@@ -46,6 +52,31 @@ impl From<Error> for BillingError {
 }
 
 impl Bills {
+    /// Tells the owners of a pod and of its volumes that something did not fit.
+    fn say_full(&self, pod: &PodUid, ids: Vec<VolumeId>, full: &Full) {
+        let note = match (full.limit, full.limit_bytes) {
+            (Limit::Allowance, 0) => {
+                "the pod's allowance is spent, and there is no retainer".into()
+            }
+            (Limit::Allowance, limit) => format!(
+                "{} more were asked for: the pod's allowance is spent, and of {} for the retainer {} are left",
+                Bytes(full.asked),
+                Bytes(limit),
+                Bytes(full.free)
+            ),
+            (Limit::Cgroup | Limit::Volume, _) => full.to_string(),
+        };
+        for volume in ids {
+            let on_pod = Subject::PodOf {
+                pod: pod.clone(),
+                volume: volume.clone(),
+            };
+            let about = [on_pod, Subject::Volume(volume)];
+            let events = &self.inner.settings.events;
+            events.publish(Reason::StoreFull, &about, note.clone());
+        }
+    }
+
     /// Bytes charged to the pod's subtree on its volumes. Never less than the truth: pages that no path reaches count as this pod's.
     ///
     /// # Errors

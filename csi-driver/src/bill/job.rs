@@ -13,7 +13,10 @@ use vineyard_charge::CgroupId;
 use super::Inner;
 use super::account::{Next, Running};
 use super::engine::{Engine, Report, Task, Trouble};
+use crate::bytes::Bytes;
+use crate::edge::chain;
 use crate::failpoint::fail_point;
+use crate::report::{Reason, Subject};
 use crate::volume::VolumeId;
 
 /// The longest pause while the retainer is away: it may be back any moment.
@@ -163,6 +166,11 @@ impl Inner {
             Ok((report, wrong)) if *wrong > 0 => {
                 let first = report.outcome.left.first();
                 tracing::warn!(volume.id = %id, moved = report.outcome.moved, left = wrong, ?first, seconds, "bytes stay on a wrong bill for now");
+                let why = first.map_or_else(String::new, |left| format!(": {}", left.reason));
+                let left = Bytes(*wrong);
+                let note =
+                    format!("{left} stay on the bill of a pod that has left, or on nobody's{why}");
+                self.say(id, Reason::HandOverUnfinished, note);
             }
             Ok((report, _)) if report.outcome.moved > 0 => {
                 tracing::info!(volume.id = %id, moved = report.outcome.moved, seconds, "handed over to the retainer");
@@ -170,6 +178,7 @@ impl Inner {
             Ok(_) => {}
             Err(trouble) => {
                 tracing::warn!(volume.id = %id, %trouble, seconds, "the hand-over waits");
+                self.say(id, Reason::RetainerAway, chain(trouble));
             }
         }
         if let Some(account) = self.accounts().volumes.get_mut(id) {
@@ -181,6 +190,11 @@ impl Inner {
         if let Err(error) = self.settle_request(&[id]).await {
             tracing::warn!(volume.id = %id, %error, "the retainer's request is not what it should be");
         }
+    }
+
+    fn say(&self, id: &VolumeId, reason: Reason, note: String) {
+        let about = [Subject::Volume(id.clone())];
+        self.settings.events.publish(reason, &about, note);
     }
 
     /// The owners that rightly pay for bytes of the volume, but for the retainer.

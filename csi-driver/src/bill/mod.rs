@@ -51,6 +51,7 @@ use size::LayerSize;
 
 use crate::bytes::Bytes;
 use crate::mount::{self, Mounter};
+use crate::report::Events;
 use crate::volume::{PodUid, VolumeId};
 
 /// How long a run may take to stop, before whoever wants the volume is told to come again.
@@ -108,6 +109,8 @@ pub(crate) struct Settings {
     pub(crate) runs: usize,
     /// New memory gets the directories of the store.
     pub(crate) furnish: bool,
+    /// Where users are told what happened.
+    pub(crate) events: Events,
 }
 
 /// The bills of this node. Cheap to clone.

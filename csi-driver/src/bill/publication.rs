@@ -7,6 +7,7 @@ use tokio::task::spawn_blocking;
 
 use super::{Accounts, Bills, Error};
 use crate::failpoint::fail_point;
+use crate::report::{Reason, Subject};
 use crate::volume::{PodUid, VolumeId};
 
 impl Bills {
@@ -81,6 +82,11 @@ impl Bills {
         };
         if !self.inner.until(self.inner.settings.join, is_done).await {
             tracing::warn!(volume.id = %id, path = %path.display(), "unpublished before its bytes were handed over; they follow");
+            let note =
+                "a pod has left before its bytes were handed over to the retainer; they follow";
+            let about = [Subject::Volume(id.clone())];
+            let events = &self.inner.settings.events;
+            events.publish(Reason::HandOverUnfinished, &about, note);
         }
     }
 

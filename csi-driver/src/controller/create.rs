@@ -12,7 +12,9 @@ use crate::bytes::Bytes;
 use crate::failpoint::fail_point;
 use crate::identity::POOL_KEY;
 use crate::validation;
-use crate::volume::{AccessMode, CapacityRange, Parameters, Phase, Volume, VolumeId, catalog};
+use crate::volume::{
+    AccessMode, CapacityRange, ClaimReference, Parameters, Phase, Volume, VolumeId, catalog,
+};
 
 /// A request that makes sense.
 pub(super) struct Wish {
@@ -23,6 +25,7 @@ pub(super) struct Wish {
     access_modes: Vec<AccessMode>,
     pub(super) topology: TopologyRequirement,
     source: Option<VolumeId>,
+    claim: Option<ClaimReference>,
 }
 
 impl Wish {
@@ -40,6 +43,7 @@ impl Wish {
         access_modes.sort();
         access_modes.dedup();
         Ok(Self {
+            claim: ClaimReference::of_request(&request.parameters, &name),
             id: VolumeId::of_name(&name),
             name,
             range,
@@ -160,6 +164,7 @@ impl Wish {
             generation: 1,
             layers: Default::default(),
             content_source: None,
+            claim: self.claim.clone(),
             stagings: Vec::new(),
             publications: Vec::new(),
         }

@@ -6,9 +6,10 @@ use vineyard_proto::csi::{DeleteVolumeRequest, DeleteVolumeResponse};
 
 use super::{Controller, Error, clone};
 use crate::failpoint::fail_point;
+use crate::report::{Reason, Subject};
 use crate::validation;
 use crate::volume::catalog::Revision;
-use crate::volume::{NodeId, Phase, VolumeId, catalog};
+use crate::volume::{NodeId, Phase, Volume, VolumeId, catalog};
 
 impl Controller {
     pub(super) async fn delete(
@@ -46,16 +47,28 @@ impl Controller {
         });
         let marked = marked.await;
         drop(cloning);
+        let deleted = self.removed(&id, marked).await;
+        if let Err(error @ (Error::InUse { .. } | Error::Cloned { .. } | Error::Dropping { .. })) =
+            &deleted
+        {
+            let about = [Subject::Volume(id)];
+            self.events
+                .publish(Reason::BytesInUse, &about, error.to_string());
+        }
+        deleted?;
+        fail_point!("delete.removed");
+        Ok(DeleteVolumeResponse {})
+    }
+
+    async fn removed(&self, id: &VolumeId, marked: Result<Volume, Error>) -> Result<(), Error> {
         match marked {
             Ok(_) => {
                 fail_point!("delete.marked");
-                self.finish(&id).await?;
+                self.finish(id).await
             }
-            Err(Error::Catalog(catalog::Error::NotFound(_))) => {}
-            Err(error) => return Err(error),
+            Err(Error::Catalog(catalog::Error::NotFound(_))) => Ok(()),
+            Err(error) => Err(error),
         }
-        fail_point!("delete.removed");
-        Ok(DeleteVolumeResponse {})
     }
 
     /// Removes the record once no memory is left.

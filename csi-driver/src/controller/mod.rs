@@ -36,6 +36,7 @@ use vineyard_proto::csi::{
 use crate::bytes::Bytes;
 use crate::edge::{Edge, Never};
 use crate::keyed_lock::{Guard, KeyedLock};
+use crate::report::Events;
 use crate::validation;
 use crate::volume::{Catalog, VolumeId};
 
@@ -60,6 +61,8 @@ pub(crate) struct Controller {
     pub(crate) cloning: Mutex<()>,
     /// How long a node may be silent before it is taken for dead.
     pub(crate) node_grace: Duration,
+    /// Where users are told what happened.
+    pub(crate) events: Events,
 }
 
 impl Controller {

@@ -18,6 +18,7 @@ const MIB: i64 = 1 << 20;
 fn controller(nodes: &[&str]) -> (TempDir, Arc<Controller>) {
     let folder = tempfile::tempdir().unwrap();
     let controller = Controller {
+        events: Events::default(),
         catalog: Arc::new(FileCatalog::open(folder.path()).unwrap()),
         nodes: nodes.iter().map(|text| text.parse().unwrap()).collect(),
         default_capacity: Bytes(1 << 20),
@@ -336,6 +337,7 @@ async fn a_volume_on_a_dead_node_is_deleted_and_stays_booked_there() {
             boot_id: "boot".into(),
             path: "/target".into(),
             pod_uid: None,
+            pod: None,
             claim: crate::volume::Claim {
                 access_mode: crate::volume::AccessMode::SingleNodeWriter,
                 read_only: false,

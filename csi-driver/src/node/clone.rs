@@ -20,8 +20,10 @@ use vineyard_charge::{OwnPayer, Payer};
 use super::layer::{absence, failed, source as name_of};
 use super::{Error, Node, mount_of};
 use crate::clone::{self, Progress, Report};
+use crate::edge::chain;
 use crate::failpoint::fail_point;
 use crate::mount::{self, Tmpfs};
+use crate::report::{Reason, Subject};
 use crate::volume::{ContentSource, Layer, Phase, Presence, Volume, VolumeId, catalog};
 
 /// Copies at the same time: each has hundreds of files open.
@@ -118,6 +120,9 @@ impl Node {
             let result = filling.run().await;
             if let Err(error) = &result {
                 tracing::warn!(volume.id = %filling.id, %error, "a clone is not filled");
+                let about = [Subject::Volume(filling.id.clone())];
+                let events = &filling.node.events;
+                events.publish(Reason::CloneNotFilled, &about, chain(error));
             }
             filling.node.clones.jobs().remove(&filling.id);
             end.send_replace(Some(result.map_err(Arc::new)));
@@ -210,6 +215,7 @@ impl Filling {
         })
         .await?;
         tracing::error!(volume.id = %self.id, reason, "a clone has no content");
+        self.node.say_lost(&self.id, &reason);
         Ok(None)
     }
 

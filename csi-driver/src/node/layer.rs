@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::{Error, Node, mount_of};
 use crate::failpoint::fail_point;
 use crate::mount::{self, Tmpfs};
+use crate::report::{Reason, Subject};
 use crate::volume::{Layer, OnLoss, Phase, Presence, Volume, VolumeId, catalog};
 
 /// Looks at a volume that others change meanwhile, before kubelet is told to come again.
@@ -136,6 +137,12 @@ impl Node {
             Ok(volume) => {
                 fail_point!("layer.recorded");
                 tracing::info!(volume.id = %id, epoch, generation = volume.generation, capacity = %volume.capacity, "resident");
+                let note = format!(
+                    "{} of memory on node {}, epoch {epoch}",
+                    volume.capacity, self.id
+                );
+                self.events
+                    .publish(Reason::VolumeResident, &[Subject::Volume(id.clone())], note);
                 Ok(self.bills.resident(id, Vec::new()).await?)
             }
             Err(error) => {
@@ -169,12 +176,20 @@ impl Node {
         .await?;
         self.bills.dropped(id).await;
         tracing::error!(volume.id = %id, reason, "the content of a volume is lost");
+        self.say_lost(id, reason);
         fail_point!("layer.lost");
         // The directory that it was mounted on. What is left of it now is removed at the next start.
         if let Err(error) = self.unmount_layer(id).await {
             tracing::warn!(volume.id = %id, %error, "the place of a lost volume stays");
         }
         Ok(())
+    }
+
+    /// Tells its owner that its content is gone.
+    pub(super) fn say_lost(&self, id: &VolumeId, reason: &str) {
+        let note = format!("the content is lost: {reason}");
+        self.events
+            .publish(Reason::VolumeLost, &[Subject::Volume(id.clone())], note);
     }
 
     /// Takes the memory away. Everything in it is gone then.

@@ -34,6 +34,7 @@ use crate::edge::{Edge, Never};
 use crate::identity::{NODE_KEY, POOL_KEY};
 use crate::keyed_lock::{Guard, KeyedLock};
 use crate::mount::{self, Mount, Mounter};
+use crate::report::Events;
 use crate::sockets::Sockets;
 use crate::validation::{self, Targets};
 use crate::volume::{Catalog, NodeId, VolumeId};
@@ -68,6 +69,8 @@ pub(crate) struct Node {
     pub(crate) bills: Bills,
     /// The pods' sockets volumes.
     pub(crate) sockets: Option<Arc<Sockets>>,
+    /// Where users are told what happened.
+    pub(crate) events: Events,
 }
 
 impl Node {

@@ -14,8 +14,9 @@ use super::stage::{allowed, claim, flags, refusal};
 use super::{Error, Node, known, mount_of};
 use crate::failpoint::fail_point;
 use crate::mount::{self, Mount};
+use crate::report::{Reason, Subject};
 use crate::validation;
-use crate::volume::{Publication, VolumeId, catalog};
+use crate::volume::{PodReference, Publication, VolumeId, catalog};
 
 /// What kubelet adds to the volume context when the CSIDriver asks for it (`podInfoOnMount`).
 const POD_UID: &str = "csi.storage.k8s.io/pod.uid";
@@ -28,6 +29,20 @@ impl Node {
         if is_inline(&request.volume_context) {
             return self.publish_inline(request).await;
         }
+        let pod = PodReference::of_context(&request.volume_context);
+        let published = self.publish_volume(request).await;
+        if let (Some(pod), Err(error @ Error::Lost { .. })) = (pod, &published) {
+            let about = [Subject::Pod(pod)];
+            let note = error.to_string();
+            self.events.publish(Reason::VolumeLost, &about, note);
+        }
+        published
+    }
+
+    async fn publish_volume(
+        &self,
+        request: NodePublishVolumeRequest,
+    ) -> Result<NodePublishVolumeResponse, Error> {
         validation::volume_id(&request.volume_id)?;
         let path = self.targets.take("target_path", &request.target_path)?;
         let capability = validation::capability(request.volume_capability.as_ref())?;
@@ -62,6 +77,7 @@ impl Node {
             boot_id: self.boot_id.clone(),
             path: path.clone(),
             pod_uid: request.volume_context.get(POD_UID).cloned(),
+            pod: PodReference::of_context(&request.volume_context),
             claim: claim(&capability, read_only),
         };
         let mut is_new = false;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Error, Node};
 use crate::failpoint::fail_point;
+use crate::report::{Reason, Subject};
 use crate::volume::catalog::Revision;
 use crate::volume::{Phase, Presence, Volume, VolumeId, catalog};
 
@@ -31,6 +32,10 @@ impl Node {
                 reason,
                 "a record cannot be read; whatever it is about is left alone"
             );
+            let about = [Subject::Node(self.id.clone())];
+            let note =
+                format!("{path} cannot be read, and what it is about is left alone: {reason}");
+            self.events.publish(Reason::RecordUnreadable, &about, note);
         }
         for stored in &all.volumes {
             if let Err(error) = self.put_right(&stored.volume).await {

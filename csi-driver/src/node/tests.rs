@@ -156,6 +156,7 @@ fn start(folder: &Path, catalog: &Arc<dyn Catalog>, boot: &str, mounter: Arc<dyn
         clones: Arc::new(Clones::new(std::time::Duration::from_secs(60))),
         bills,
         sockets: None,
+        events: crate::report::Events::default(),
     }
 }
 

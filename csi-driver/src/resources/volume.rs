@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
 use crate::volume::{
-    AccessMode, ContentSource, Layer, NodeId, Parameters, Phase, Publication, Staging, Volume,
-    VolumeId,
+    AccessMode, ClaimReference, ContentSource, Layer, NodeId, Parameters, Phase, Publication,
+    Staging, Volume, VolumeId,
 };
 
 /// A memory volume: what was asked for.
@@ -27,6 +27,8 @@ use crate::volume::{
     category = "vineyard",
     printcolumn = r#"{"name": "Phase", "type": "string", "jsonPath": ".status.phase"}"#,
     printcolumn = r#"{"name": "Home", "type": "string", "jsonPath": ".status.home"}"#,
+    printcolumn = r#"{"name": "Namespace", "type": "string", "jsonPath": ".spec.claim.namespace"}"#,
+    printcolumn = r#"{"name": "Claim", "type": "string", "jsonPath": ".spec.claim.name"}"#,
     printcolumn = r#"{"name": "Capacity", "type": "integer", "jsonPath": ".spec.capacity"}"#,
     printcolumn = r#"{"name": "Epoch", "type": "integer", "jsonPath": ".status.epoch", "priority": 1}"#,
     printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.reason", "priority": 1}"#,
@@ -47,6 +49,9 @@ pub(crate) struct VineyardVolumeSpec {
     /// The volume that its first content is copied from, or was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     content_source: Option<ContentSource>,
+    /// The claim that it was made for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    claim: Option<ClaimReference>,
 }
 
 /// A memory volume: what is true of it.
@@ -115,6 +120,7 @@ impl From<Volume> for VineyardVolume {
             generation,
             layers,
             content_source,
+            claim,
             stagings,
             publications,
         } = volume;
@@ -138,6 +144,7 @@ impl From<Volume> for VineyardVolume {
                 access_modes,
                 pool,
                 content_source,
+                claim,
             },
             status: Some(VineyardVolumeStatus {
                 phase,
@@ -184,6 +191,7 @@ impl TryFrom<VineyardVolume> for Volume {
             access_modes: spec.access_modes,
             pool: spec.pool,
             content_source: spec.content_source,
+            claim: spec.claim,
             booked: status.booked,
             home: status.home,
             epoch: status.epoch,

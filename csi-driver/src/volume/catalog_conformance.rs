@@ -22,6 +22,7 @@ pub(crate) fn volume(name: &str) -> Volume {
         generation: 1,
         layers: Default::default(),
         content_source: None,
+        claim: None,
         stagings: Default::default(),
         publications: Vec::new(),
     }

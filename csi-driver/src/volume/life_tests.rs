@@ -21,6 +21,7 @@ fn booked() -> Volume {
         generation: 1,
         layers: Default::default(),
         content_source: None,
+        claim: None,
         stagings: Default::default(),
         publications: Vec::new(),
     }
@@ -46,6 +47,7 @@ fn publication(path: &str, mode: AccessMode, read_only: bool) -> Publication {
         boot_id: "boot-1".into(),
         path: path.into(),
         pod_uid: None,
+        pod: None,
         claim: Claim {
             access_mode: mode,
             read_only,

@@ -12,6 +12,7 @@ mod life;
 mod listing;
 mod parameters;
 mod record;
+mod reference;
 
 pub(crate) use access::AccessMode;
 pub(crate) use capacity::{CapacityRange, PAGE, RangeError};
@@ -24,3 +25,4 @@ pub(crate) use life::{Conflict, Presence};
 pub(crate) use listing::{Listing, Tombstone};
 pub(crate) use parameters::{OnLoss, ParameterError, Parameters};
 pub(crate) use record::{Claim, ContentSource, Layer, Phase, Publication, Staging, Volume};
+pub(crate) use reference::{ClaimReference, PodReference};

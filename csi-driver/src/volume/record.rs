@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AccessMode, NodeId, PAGE, Parameters, VolumeId};
+use super::{AccessMode, ClaimReference, NodeId, PAGE, Parameters, PodReference, VolumeId};
 use crate::bytes::Bytes;
 
 /// What is true of a volume. Stored by a [`Catalog`](super::Catalog), changed only by compare-and-swap.
@@ -40,6 +40,9 @@ pub(crate) struct Volume {
     /// The volume that its first content is copied from, or was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) content_source: Option<ContentSource>,
+    /// The claim that it was made for, when the provisioner said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) claim: Option<ClaimReference>,
     /// Where it is staged.
     pub(crate) stagings: Vec<Staging>,
     /// Where it is published.
@@ -145,6 +148,9 @@ pub(crate) struct Publication {
     /// The pod's uid, when kubelet says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pod_uid: Option<String>,
+    /// The pod, when kubelet says all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) pod: Option<PodReference>,
     /// What it was published for.
     pub(crate) claim: Claim,
 }

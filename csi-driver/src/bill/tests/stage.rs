@@ -46,6 +46,7 @@ fn open(
         chunk: Bytes(MIB),
         runs: 2,
         furnish: false,
+        events: crate::report::Events::default(),
     };
     Bills::open(
         settings,

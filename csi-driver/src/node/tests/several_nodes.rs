@@ -28,6 +28,7 @@ fn controller(folder: &Path) -> Controller {
         budget: Bytes(BUDGET),
     };
     Controller {
+        events: crate::report::Events::default(),
         catalog: Arc::new(FileCatalog::open(&folder.join("catalog")).unwrap()),
         nodes: NODES.iter().map(budget).collect(),
         default_capacity: Bytes(4096),
