@@ -22,6 +22,7 @@ PANDAS := pandas2 pandas3
 # Static without another C library: the target has to be named, or build scripts would be static too.
 STATIC := $(shell $(if $(RUSTUP_TOOLCHAIN),RUSTUP_TOOLCHAIN=$(RUSTUP_TOOLCHAIN)) rustc -vV | sed -n 's/^host: //p')
 PYTHON_SOURCES = $(wildcard python bench demo .ci manifests)
+CHART := manifests/vineyard
 # How the binaries of images are built; PROFILE=dev is sooner done.
 PROFILE := release
 STATIC_OUT = target/$(STATIC)/$(if $(filter release,$(PROFILE)),release,debug)
@@ -234,14 +235,25 @@ cluster-python-image: wheel cluster-programs
 
 .PHONY: definitions
 definitions: ## Writes the definitions of the custom resources into the chart
-	cargo run --quiet --locked -p vineyard-csi --features kubernetes -- definitions >manifests/vineyard/crds/definitions.yaml
+	cargo run --quiet --locked -p vineyard-csi --features kubernetes -- definitions >manifests/vineyard/files/definitions.yaml
+
+# As the cluster under test has it.
+.PHONY: manifests
+manifests: .cache/bin/helm ## Renders the chart into manifests/vineyard.yaml
+	{ echo "# Made from the chart in manifests/vineyard by \`make manifests\`; do not edit."; \
+		.cache/bin/helm template vineyard $(CHART) --namespace vineyard-system --no-hooks --set namespace.create=true \
+			--api-versions admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy; } >manifests/vineyard.yaml
+
+.PHONY: test-chart
+test-chart: .cache/bin/helm $(BIN)/.ready ## Lints and renders the chart in several ways, and looks at what comes out
+	$(BIN)/pytest -p no:cacheprovider -q manifests/tests
 
 .PHONY: cluster-up
 cluster-up: cluster-programs cluster-images ## Starts a real Kubernetes of N nodes (2), named ID (dev); needs Go and root
 	$(CLUSTER) up --id $(ID) --nodes $(N) --programs .cache/bin --images .cache/images
 
 .PHONY: cluster-test
-cluster-test: cluster-up ## Installs the driver on the cluster ID and tests it there
+cluster-test: test-chart cluster-up ## Installs the driver on the cluster ID and tests it there
 	$(CLUSTER) exec --id $(ID) -- helm upgrade --install vineyard manifests/vineyard --namespace vineyard-system \
 		--create-namespace --values tests/cluster/values.yaml --wait --timeout 3m
 	VINEYARD_TEST_CLUSTER=$(ID) cargo test --locked -p vineyard-tests --test cluster -- --ignored

@@ -62,7 +62,7 @@ mod tests {
     fn the_chart_has_the_definitions_of_these_types() {
         let path = concat!(
             env!("CARGO_MANIFEST_DIR"),
-            "/../manifests/vineyard/crds/definitions.yaml"
+            "/../manifests/vineyard/files/definitions.yaml"
         );
         let chart = std::fs::read_to_string(path).unwrap();
         let fresh = definitions().unwrap();
