@@ -2,6 +2,8 @@
 
 mod bill;
 mod sockets;
+#[cfg(feature = "kubernetes")]
+mod webhook;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -38,6 +40,8 @@ use crate::{http, retainer, server};
 
 use bill::BillFlags;
 use sockets::SocketsFlags;
+#[cfg(feature = "kubernetes")]
+use webhook::WebhookFlags;
 
 /// How long a stage waits for a clone's content: kubelet gives up after two minutes.
 const CLONE_PATIENCE: Duration = Duration::from_secs(100);
@@ -76,6 +80,9 @@ enum Role {
             value_delimiter = ';'
         )]
         nodes: Vec<NodeBudget>,
+        #[cfg(feature = "kubernetes")]
+        #[command(flatten)]
+        webhook: WebhookFlags,
     },
     /// The Node service.
     Node {
@@ -256,7 +263,11 @@ impl Args {
                 shared,
                 controller,
                 nodes,
+                #[cfg(feature = "kubernetes")]
+                webhook,
             } => serve(shared, CONTROLLER, |parts| {
+                #[cfg(feature = "kubernetes")]
+                let parts = parts.with_webhook(webhook)?;
                 let offers = parts.records.offers(nodes)?;
                 Ok(parts.with_controller(controller, offers))
             }),
@@ -296,9 +307,17 @@ struct Parts {
     registry: Option<PathBuf>,
     /// Where the node's operators find its socket.
     run_dir: PathBuf,
+    #[cfg(feature = "kubernetes")]
+    webhook: Option<crate::webhook::Webhook>,
 }
 
 impl Parts {
+    #[cfg(feature = "kubernetes")]
+    fn with_webhook(mut self, flags: WebhookFlags) -> anyhow::Result<Self> {
+        self.webhook = flags.build(self.records.kubernetes(), &self.catalog)?;
+        Ok(self)
+    }
+
     fn with_controller(mut self, flags: ControllerFlags, nodes: Offers) -> Self {
         let ControllerFlags {
             default_capacity,
@@ -367,6 +386,7 @@ impl Parts {
             catalog: Arc::clone(&self.catalog),
             mounter: Arc::clone(&mounter),
         };
+        let sidecars = sockets.sidecars(&self.records)?;
         let sockets = sockets.build(run, claims, Arc::new(bills.clone()))?;
         let node = Arc::new(Node {
             id: node_id,
@@ -382,6 +402,7 @@ impl Parts {
             bills,
             sockets: Some(Arc::new(sockets)),
             events,
+            sidecars,
         });
         let service = node::Service {
             edge: self.edge.clone(),
@@ -427,6 +448,8 @@ fn serve(
             node: None,
             registry: None,
             run_dir: PathBuf::new(),
+            #[cfg(feature = "kubernetes")]
+            webhook: None,
         })?;
         let shown = metrics.clone();
         if let Some(address) = http_address {
@@ -449,6 +472,12 @@ fn serve(
             parts.records.announce(&node).await?;
             tokio::spawn(Arc::clone(&node).sweep());
             tokio::spawn(node.live());
+        }
+        #[cfg(feature = "kubernetes")]
+        if let Some(webhook) = parts.webhook {
+            let listen = webhook.listen;
+            let started = webhook.start(shown.clone()).await;
+            started.with_context(|| format!("listen on {listen}"))?;
         }
         ready.send_replace(true);
         server::run(parts.routes, endpoint, parts.registry).await

@@ -24,6 +24,8 @@ mod socket;
 mod sockets;
 mod validation;
 mod volume;
+#[cfg(feature = "kubernetes")]
+mod webhook;
 
 fn main() -> std::process::ExitCode {
     <args::Args as clap::Parser>::parse().run()

@@ -25,12 +25,20 @@ struct Rpc {
     rpc: &'static str,
 }
 
+#[cfg(feature = "kubernetes")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Review {
+    outcome: &'static str,
+}
+
 /// Counters of this process. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     registry: Arc<Registry>,
     calls: Family<Call, Counter>,
     seconds: Family<Rpc, Histogram>,
+    #[cfg(feature = "kubernetes")]
+    reviews: Family<Review, Counter>,
     bills: BillMetrics,
     events: events::Counts,
 }
@@ -64,7 +72,17 @@ impl Metrics {
             "Events published, by what became of them",
             events.family(),
         );
+        #[cfg(feature = "kubernetes")]
+        let reviews = Family::<Review, Counter>::default();
+        #[cfg(feature = "kubernetes")]
+        registry.register(
+            "reviews",
+            "Pods that the webhook was asked about",
+            reviews.clone(),
+        );
         Self {
+            #[cfg(feature = "kubernetes")]
+            reviews,
             registry: Arc::new(all),
             calls,
             seconds,
@@ -88,6 +106,12 @@ impl Metrics {
         let code = code_name(code);
         self.calls.get_or_create(&Call { rpc, code }).inc();
         self.seconds.get_or_create(&Rpc { rpc }).observe(seconds);
+    }
+
+    /// Counts one review of a pod.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn reviewed(&self, outcome: &'static str) {
+        self.reviews.get_or_create(&Review { outcome }).inc();
     }
 
     /// Everything, for a scraper. Blocking: sizes of volumes and cgroups of pods are looked at.

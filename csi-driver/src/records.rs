@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use crate::controller::{NodeBudget, Offers};
-use crate::node::Node;
+use crate::node::{Node, Sidecars};
 use crate::report::Events;
 use crate::report::events::Counts;
 use crate::volume::{Catalog, FileCatalog};
@@ -38,6 +38,9 @@ pub(crate) struct Records {
     /// The nodes, where they write themselves what they offer.
     #[cfg(feature = "kubernetes")]
     nodes: Option<crate::resources::Nodes>,
+    /// The Kubernetes that they are in, and its namespace of ours.
+    #[cfg(feature = "kubernetes")]
+    kubernetes: Option<(kube::Client, String)>,
 }
 
 impl RecordFlags {
@@ -49,6 +52,8 @@ impl RecordFlags {
                 events: Events::unwritten(counts),
                 #[cfg(feature = "kubernetes")]
                 nodes: None,
+                #[cfg(feature = "kubernetes")]
+                kubernetes: None,
             }),
             #[cfg(feature = "kubernetes")]
             None => self.open_kubernetes(component, counts).await,
@@ -67,16 +72,33 @@ impl RecordFlags {
         let nodes = crate::resources::Nodes::new(client.clone(), &self.namespace);
         let recorder = Recorder::new(client.clone(), &self.namespace, component);
         let events = Events::written_by(recorder, counts);
-        let catalog = crate::volume::KubernetesCatalog::new(client, &self.namespace);
+        let catalog = crate::volume::KubernetesCatalog::new(client.clone(), &self.namespace);
         Ok(Records {
             catalog: Arc::new(catalog),
             events,
             nodes: Some(nodes),
+            kubernetes: Some((client, self.namespace.clone())),
         })
     }
 }
 
 impl Records {
+    /// Which pods have a sidecar; none where there are no pods to be looked at.
+    pub(crate) fn sidecars(&self) -> Option<Arc<dyn Sidecars>> {
+        #[cfg(feature = "kubernetes")]
+        if let Some((client, _)) = &self.kubernetes {
+            return Some(Arc::new(crate::webhook::Presence::new(client.clone())));
+        }
+        None
+    }
+
+    /// The Kubernetes that they are in, and its namespace of ours; none when they are files.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn kubernetes(&self) -> Option<(kube::Client, &str)> {
+        let (client, namespace) = self.kubernetes.as_ref()?;
+        Some((client.clone(), namespace))
+    }
+
     /// What the nodes offer: what they write themselves, or `named` on the command line.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The command line and the environment: read here and nowhere else, turned into concrete types once.
 
 use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -51,7 +52,7 @@ pub(crate) struct Args {
         env = "VINEYARD_VOLUMES",
         value_name = "PATH",
         value_delimiter = ':',
-        required_unless_present = "driver"
+        required_unless_present_any = ["driver", "probe"]
     )]
     volumes: Vec<PathBuf>,
 
@@ -60,7 +61,7 @@ pub(crate) struct Args {
         long,
         env = "VINEYARD_ALLOWANCE",
         value_name = "BYTES",
-        required_unless_present = "driver"
+        required_unless_present_any = ["driver", "probe"]
     )]
     allowance: Option<Bytes>,
 
@@ -157,6 +158,10 @@ pub(crate) struct Args {
         default_value = "text"
     )]
     log_format: LogFormat,
+
+    /// Serves nothing: the exit status says whether a sidecar listens at --listen. For probes, in an image that has nothing else.
+    #[arg(long)]
+    probe: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -170,6 +175,9 @@ enum LogFormat {
 impl Args {
     /// Runs the sidecar until it is told to stop.
     pub(crate) fn run(self) -> ExitCode {
+        if self.probe {
+            return probe(&self.listen);
+        }
         start_log(self.log_format);
         match self.serve() {
             Ok(End::Orderly) => ExitCode::SUCCESS,
@@ -217,6 +225,7 @@ impl Args {
             patience,
             stock,
             log_format: _,
+            probe: _,
         } = self;
         let signals = Signals::new().context("signals")?;
         let holding = match driver {
@@ -283,6 +292,16 @@ impl Args {
         let (allowance, spent) = (Bytes(usage.allowance), usage.spent);
         tracing::info!(listen = %listen.display(), %allowance, spent, connections, "serving");
         Ok(Server::new(listener, service).run(signals).await)
+    }
+}
+
+fn probe(path: &Path) -> ExitCode {
+    match UnixStream::connect(path) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}: {error}", path.display());
+            ExitCode::FAILURE
+        }
     }
 }
 

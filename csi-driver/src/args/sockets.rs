@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::Args as Flags;
+use clap::{Args as Flags, ValueEnum};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::pages;
 use crate::bill::Book;
 use crate::bill::grants::{Granter, StandaloneRule};
 use crate::bytes::Bytes;
+use crate::node::Sidecars;
+use crate::records::Records;
 use crate::sockets::{Billing, Claims, RunDirectory, Service, Sockets};
 
 /// What pods may ask the driver.
@@ -30,9 +32,41 @@ pub(super) struct SocketsFlags {
         value_parser = clap::value_parser!(u64).range(1..)
     )]
     patience: u64,
+
+    /// What happens to a pod that would write and has no sidecar that pays for it.
+    #[arg(
+        long,
+        env = "VINEYARD_SIDECAR",
+        value_name = "POLICY",
+        default_value = "allow"
+    )]
+    sidecar: SidecarPolicy,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SidecarPolicy {
+    /// It is billed itself for what it writes.
+    Allow,
+    /// It is refused, with an event on it. Needs records in Kubernetes.
+    Require,
 }
 
 impl SocketsFlags {
+    /// Which pods have a sidecar, where those that write must have one.
+    ///
+    /// # Errors
+    /// When it cannot be known.
+    pub(super) fn sidecars(&self, records: &Records) -> anyhow::Result<Option<Arc<dyn Sidecars>>> {
+        match self.sidecar {
+            SidecarPolicy::Allow => Ok(None),
+            SidecarPolicy::Require => {
+                let known = records.sidecars();
+                let known = known.context("--sidecar=require is for records in Kubernetes")?;
+                Ok(Some(known))
+            }
+        }
+    }
+
     /// The sockets volumes below `run`, for pods that `claims` tells.
     pub(super) fn build(
         self,
@@ -43,6 +77,7 @@ impl SocketsFlags {
         let Self {
             grant_chunk,
             patience,
+            sidecar: _,
         } = self;
         let book = Book::open(&run.book(), &claims.boot_id).context("records of grants")?;
         let granter = Granter {

@@ -13,7 +13,7 @@ use crate::clone;
 use crate::edge::chain;
 use crate::mount;
 use crate::validation::Invalid;
-use crate::volume::{AccessMode, NodeId, VolumeId, catalog};
+use crate::volume::{AccessMode, NodeId, PodReference, VolumeId, catalog};
 
 /// Why a call of the Node service fails.
 #[derive(Debug, thiserror::Error)]
@@ -165,6 +165,31 @@ pub(crate) enum Error {
     /// The bill.
     #[error(transparent)]
     Bill(#[from] bill::Error),
+    /// It would write, and nothing pays for it.
+    #[error(
+        "pod {pod} would write volume {id} and has no sidecar that pays for it: it was made while the webhook of vineyard.io was away, \
+         before its claim, or with vineyard.io/inject: disabled. Delete it: its successor is injected; pods that a controller owns are \
+         deleted by themselves. Or mount the claim with readOnly: true"
+    )]
+    NoSidecar {
+        /// What.
+        id: VolumeId,
+        /// Who.
+        pod: PodReference,
+    },
+    /// Kubelet does not say whose the volume is.
+    #[error(
+        "the publish request names no pod: the CSIDriver object of vineyard.io needs podInfoOnMount: true"
+    )]
+    NoPod,
+    /// Nobody knows whether it has a sidecar.
+    #[error("look at pod {pod}: {reason}")]
+    Unsure {
+        /// Who.
+        pod: PodReference,
+        /// Why.
+        reason: String,
+    },
     /// A pod's sockets volume.
     #[error(transparent)]
     Sockets(#[from] crate::sockets::Error),
@@ -213,6 +238,9 @@ impl From<&Error> for Status {
                 // Memory is not used without anybody knowing who is billed.
                 _ => Code::Internal,
             },
+            // Final: nothing was done, and a pod cannot be changed.
+            Error::NoSidecar { .. } | Error::NoPod => Code::FailedPrecondition,
+            Error::Unsure { .. } => Code::Unavailable,
             Error::Sockets(error) => error.code(mount_code),
             Error::Inside(_) => Code::Internal,
         };

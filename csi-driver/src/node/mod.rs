@@ -7,6 +7,7 @@ mod expand;
 mod inline;
 mod layer;
 mod publish;
+mod sidecars;
 mod stage;
 mod stats;
 mod sweep;
@@ -41,6 +42,7 @@ use crate::volume::{Catalog, NodeId, VolumeId};
 
 pub(crate) use clone::Clones;
 pub(crate) use error::{Error, catalog_code};
+pub(crate) use sidecars::Sidecars;
 
 /// This node, and what it works with. Cheap to clone: everything that changes is shared.
 #[derive(Clone, Debug)]
@@ -71,6 +73,8 @@ pub(crate) struct Node {
     pub(crate) sockets: Option<Arc<Sockets>>,
     /// Where users are told what happened.
     pub(crate) events: Events,
+    /// Which pods have a sidecar, where those that write must have one.
+    pub(crate) sidecars: Option<Arc<dyn Sidecars>>,
 }
 
 impl Node {

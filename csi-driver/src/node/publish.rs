@@ -80,6 +80,13 @@ impl Node {
             pod: PodReference::of_context(&request.volume_context),
             claim: claim(&capability, read_only),
         };
+        let is_there = volume
+            .publications
+            .iter()
+            .any(|it| it.node == self.id && it.boot_id == self.boot_id && it.path == path);
+        if !publication.claim.read_only && !is_there {
+            self.require_sidecar(&id, &request.volume_context).await?;
+        }
         let mut is_new = false;
         catalog::change(&*self.catalog, &id, |volume| {
             volume.forget_boot(&self.id, &self.boot_id);

@@ -10,6 +10,7 @@ use vineyard_proto::csi::{CapacityRange, VolumeCapability};
 mod clones;
 mod deletion;
 mod several_nodes;
+mod sidecars;
 
 use super::*;
 use crate::mount::Tmpfs;
@@ -156,6 +157,7 @@ fn start(folder: &Path, catalog: &Arc<dyn Catalog>, boot: &str, mounter: Arc<dyn
         clones: Arc::new(Clones::new(std::time::Duration::from_secs(60))),
         bills,
         sockets: None,
+        sidecars: None,
         events: crate::report::Events::default(),
     }
 }

@@ -94,6 +94,26 @@ fn a_stale_socket_is_replaced_and_a_served_one_is_an_error() {
 }
 
 #[test]
+fn a_probe_says_whether_a_sidecar_listens() {
+    let volume = Volume::shared();
+    let mut sidecar = Sidecar::start(&volume, &[]);
+    let socket = sidecar.socket().to_owned();
+    let probe = || {
+        let mut command = Command::new(Sidecar::BINARY);
+        command.args(["--probe", "--listen"]).arg(&socket);
+        command.output().unwrap()
+    };
+    assert!(probe().status.success());
+    sidecar.client();
+    sidecar.signal(Signal::SIGTERM);
+    sidecar.end();
+    let output = probe();
+    assert_eq!(output.status.code(), Some(1));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains(socket.to_str().unwrap()), "{error}");
+}
+
+#[test]
 fn wrong_arguments_are_explained() {
     let run = |arguments: &[&str]| {
         let output = Command::new(Sidecar::BINARY)

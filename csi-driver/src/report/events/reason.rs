@@ -17,6 +17,8 @@ pub(crate) enum Reason {
     RetainerAway,
     /// A volume is to be deleted, and still used.
     BytesInUse,
+    /// A pod that writes has no sidecar that would pay for it.
+    SidecarMissing,
     /// A record cannot be read: whatever it is about is left alone.
     RecordUnreadable,
 }
@@ -32,6 +34,7 @@ impl Reason {
             Self::HandOverUnfinished => ("HandOverUnfinished", "HandOver", true),
             Self::RetainerAway => ("RetainerAway", "HandOver", true),
             Self::BytesInUse => ("BytesInUse", "Delete", true),
+            Self::SidecarMissing => ("SidecarMissing", "Publish", true),
             Self::RecordUnreadable => ("RecordUnreadable", "Reconcile", true),
         }
     }

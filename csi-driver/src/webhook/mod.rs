@@ -1,0 +1,30 @@
+//! The mutating webhook: each pod that uses a claim of ours gets its sockets, each one that writes also the sidecar that pays.
+//!
+//! It writes nothing but its certificates, so a review changes nothing whether it is dry or not. When it is away, pods start
+//! without it (failurePolicy Ignore), and a node refuses those that would write: `docs/reference/injection.md`.
+
+mod annotations;
+mod authority;
+mod error;
+mod facts;
+mod inject;
+mod lookup;
+mod presence;
+mod quantity;
+mod replace;
+mod review;
+mod server;
+mod sidecar;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod trust;
+
+pub(crate) use authority::Lifetimes;
+pub(crate) use lookup::Lookup;
+pub(crate) use presence::Presence;
+pub(crate) use review::Reviewer;
+pub(crate) use server::Webhook;
+pub(crate) use sidecar::Settings;
+pub(crate) use tls::{Certificates, Rotation};
+pub(crate) use trust::Trust;
