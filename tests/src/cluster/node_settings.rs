@@ -77,6 +77,8 @@ cgroupsPerQOS: true
 enforceNodeAllocatable: [pods]
 systemReserved: {{memory: "{reserved}"}}
 evictionHard: {{memory.available: 50Mi, nodefs.available: 1Mi, imagefs.available: 1Mi, nodefs.inodesFree: "1"}}
+# The machine's disk may be as full as it likes: images that are removed come from nowhere.
+imageGCHighThresholdPercent: 100
 makeIPTablesUtilChains: false
 failSwapOn: false
 resolvConf: ""
