@@ -276,6 +276,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::volume::FileCatalog;
+    use crate::webhook::tests::api::PlayedApi;
+    use crate::webhook::{Lifetimes, Rotation};
 
     fn pod(change: impl FnOnce(&mut Value)) -> Pod {
         let mut pod = json!({
@@ -294,6 +297,89 @@ mod tests {
         });
         change(&mut pod);
         serde_json::from_value(pod).unwrap()
+    }
+
+    /// A controller in a Kubernetes that is played, where claim `work` is one of ours and `disk` is not.
+    async fn bench() -> (PlayedApi, Replacement, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let catalog = FileCatalog::open(&folder.path().join("catalog")).unwrap();
+        let api = PlayedApi::default();
+        for (class, provisioner) in [("work", "vineyard.io"), ("disk", "disk.example")] {
+            api.put(
+                &format!("/apis/storage.k8s.io/v1/storageclasses/{class}"),
+                json!({"metadata": {"name": class}, "provisioner": provisioner}),
+            );
+            api.put(
+                &format!("/api/v1/namespaces/team/persistentvolumeclaims/{class}"),
+                json!({"metadata": {"name": class}, "spec": {"storageClassName": class}}),
+            );
+        }
+        let lookup = Lookup::new(api.client().await, Arc::new(catalog));
+        let trust = Trust::new(api.client().await, "ours", "secret", "configuration");
+        let replacement = Replacement::new(lookup, trust, Arc::default());
+        (api, replacement, folder)
+    }
+
+    const POD: &str = "/api/v1/namespaces/team/pods/p";
+
+    fn put(api: &PlayedApi, claim: &str, read_only: bool) {
+        let volume = json!({
+            "name": "v", "persistentVolumeClaim": {"claimName": claim, "readOnly": read_only},
+        });
+        let pod = pod(|pod| pod["spec"]["volumes"] = json!([volume]));
+        api.put(POD, serde_json::to_value(pod).unwrap());
+    }
+
+    fn event() -> Refused {
+        let object = json!({"namespace": "team", "name": "p", "uid": "1"});
+        let event = json!({"metadata": {}, "involvedObject": object});
+        refused(serde_json::from_value(event).unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_refused_pod_is_deleted_only_if_its_successor_would_be_injected() {
+        let (api, mut replacement, _folder) = bench().await;
+        for (claim, read_only) in [("disk", false), ("work", true), ("missing", false)] {
+            put(&api, claim, read_only);
+            let verdict = replacement.consider(&event()).await.unwrap();
+            assert!(matches!(verdict, Verdict::Stays(_)), "{claim}: {verdict:?}");
+            assert!(api.get(POD).is_some());
+        }
+        put(&api, "work", false);
+        let verdict = replacement.consider(&event()).await.unwrap();
+        assert_eq!(verdict, Verdict::Replaced);
+        assert_eq!(api.get(POD), None);
+        let verdict = replacement.consider(&event()).await.unwrap();
+        assert_eq!(verdict, Verdict::Stays("it is gone"));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_deleted_while_the_api_server_does_not_believe_the_webhook() {
+        let (api, replacement, _folder) = bench().await;
+        assert!(!replacement.is_up().await);
+        let certificates = Arc::clone(&replacement.certificates);
+        let rotation = Rotation {
+            trust: replacement.trust.clone(),
+            certificates,
+            names: vec!["webhook".into()],
+            lifetimes: Lifetimes::default(),
+        };
+        let path =
+            "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/configuration";
+        let configuration = || {
+            let webhook = json!({
+                "name": "pods.vineyard.io", "clientConfig": {}, "sideEffects": "None",
+                "admissionReviewVersions": ["v1"],
+            });
+            json!({"metadata": {"name": "configuration"}, "webhooks": [webhook]})
+        };
+        api.put(path, configuration());
+        rotation.turn(&mut None, SystemTime::now()).await.unwrap();
+        assert!(replacement.is_up().await);
+        api.put(path, configuration());
+        assert!(!replacement.is_up().await);
+        api.remove(path);
+        assert!(!replacement.is_up().await);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 
 use super::super::Sidecars;
 use super::*;
-use crate::report::Events;
+use crate::report::{Events, Reason};
 use crate::volume::PodReference;
 
 /// What Kubernetes says of every pod.
@@ -53,7 +53,10 @@ async fn a_pod_that_writes_without_a_sidecar_is_refused_and_told() {
     assert_eq!(bench.read("v").await.publications, []);
     assert!(bench.mounts(&bench.path("pods/p")).is_empty());
     let seen = bench.node.events.seen();
-    assert_eq!((seen.len(), seen[0].about.as_str()), (1, "pod team/writer"));
+    assert_eq!(
+        (seen[0].reason, seen[0].count, seen[0].about.as_str()),
+        (Reason::SidecarMissing, 2, "pod team/writer")
+    );
     *said.0.lock().unwrap() = Ok(true);
     bench.node.publish(request(&bench, "pods/p")).await.unwrap();
     // Kubelet was restarted: what is published is not looked at again.

@@ -12,7 +12,7 @@ use kube::{Client, Config};
 use serde_json::{Value, json};
 
 #[derive(Clone, Default)]
-pub(super) struct PlayedApi {
+pub(in crate::webhook) struct PlayedApi {
     objects: Arc<Mutex<Objects>>,
 }
 
@@ -26,24 +26,24 @@ struct Objects {
 
 impl PlayedApi {
     /// Puts an object at its path.
-    pub(super) fn put(&self, path: &str, object: Value) {
+    pub(in crate::webhook) fn put(&self, path: &str, object: Value) {
         self.objects.lock().unwrap().write(path, object);
     }
 
-    pub(super) fn get(&self, path: &str) -> Option<Value> {
+    pub(in crate::webhook) fn get(&self, path: &str) -> Option<Value> {
         self.objects.lock().unwrap().by_path.get(path).cloned()
     }
 
-    pub(super) fn remove(&self, path: &str) {
+    pub(in crate::webhook) fn remove(&self, path: &str) {
         self.objects.lock().unwrap().by_path.remove(path);
     }
 
-    pub(super) fn forbid(&self, path: &str) {
+    pub(in crate::webhook) fn forbid(&self, path: &str) {
         self.objects.lock().unwrap().forbidden.push(path.into());
     }
 
     /// A client of it, as long as the runtime lives.
-    pub(super) async fn client(&self) -> Client {
+    pub(in crate::webhook) async fn client(&self) -> Client {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let routes = Router::new().fallback(answer).with_state(self.clone());
@@ -112,6 +112,14 @@ async fn answer(State(api): State<PlayedApi>, method: Method, uri: Uri, body: By
                 return failure(409, "Conflict");
             }
             objects.write(path, patched)
+        }
+        (Method::DELETE, Some(object)) => {
+            let wanted = &sent["preconditions"]["resourceVersion"];
+            if !wanted.is_null() && *wanted != version(&object) {
+                return failure(409, "Conflict");
+            }
+            objects.by_path.remove(path);
+            object
         }
         _ => return failure(404, "NotFound"),
     };

@@ -41,7 +41,7 @@ impl Bench {
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         let namespace = json!({"metadata": {"generateName": "webhook-", "labels": labels}});
         let namespace = create(&namespaces, namespace).await.unwrap().name_any();
-        let here = here();
+        let here = here().await;
         let webhook = Webhook {
             listen: SocketAddr::new(here, 0),
             reviewer: Reviewer {
@@ -184,12 +184,10 @@ where
 }
 
 /// The address by which the API server reaches this process.
-fn here() -> IpAddr {
-    let config = std::fs::read_to_string(std::env::var("KUBECONFIG").unwrap()).unwrap();
-    let server = config
-        .lines()
-        .find_map(|line| line.trim().strip_prefix("server: https://"));
-    let server: SocketAddr = server.unwrap().trim().parse().unwrap();
+async fn here() -> IpAddr {
+    let config = kube::Config::infer().await.unwrap();
+    let server = config.cluster_url.authority().unwrap();
+    let server: SocketAddr = server.as_str().parse().unwrap();
     // Nothing is sent: the kernel says which address it would send from.
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     socket.connect(server).unwrap();

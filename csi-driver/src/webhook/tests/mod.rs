@@ -1,7 +1,7 @@
 //! The webhook, whole: pods by table, claims in a Kubernetes that is played, reviews and certificates over real TLS, and (when there is
 //! one) a real API server.
 
-mod api;
+pub(super) mod api;
 mod https;
 mod kubernetes;
 mod lookup;

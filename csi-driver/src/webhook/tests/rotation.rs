@@ -195,7 +195,9 @@ async fn a_serving_certificate_is_exchanged_before_its_end_while_connections_liv
     configure(&api);
     let replica = rotation(&api).await;
     let mut serving = None;
-    replica.turn(&mut serving, SystemTime::now()).await.unwrap();
+    // Good for nine more days from now.
+    let made = SystemTime::now() - DAY * 21;
+    replica.turn(&mut serving, made).await.unwrap();
     let address = serve(&replica).await;
     let bundle = believed(&api);
     let certificate = async || {
@@ -204,15 +206,9 @@ async fn a_serving_certificate_is_exchanged_before_its_end_while_connections_liv
     };
     let first = certificate().await;
     let mut living = https::connect(address, NAME, &bundle).await.unwrap();
-    replica
-        .turn(&mut serving, SystemTime::now() + DAY * 19)
-        .await
-        .unwrap();
+    replica.turn(&mut serving, made + DAY * 19).await.unwrap();
     assert_eq!(certificate().await, first);
-    replica
-        .turn(&mut serving, SystemTime::now() + DAY * 21)
-        .await
-        .unwrap();
+    replica.turn(&mut serving, made + DAY * 21).await.unwrap();
     assert_ne!(certificate().await, first);
     assert_eq!(believed(&api), bundle);
     assert_eq!(https::post(&mut living, "/", "").await, (200, "ok".into()));
