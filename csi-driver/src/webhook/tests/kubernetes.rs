@@ -10,12 +10,13 @@ use k8s_openapi::api::core::v1::{
     LimitRange, Namespace, PersistentVolumeClaim, Pod, ResourceQuota, Secret, ServiceAccount,
 };
 use k8s_openapi::api::storage::v1::{CSIDriver, StorageClass};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::api::{DeleteParams, PostParams};
 use kube::core::NamespaceResourceScope;
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::settings;
 use crate::metrics::Metrics;
@@ -29,11 +30,17 @@ struct Bench {
     namespace: String,
     configuration: String,
     class: String,
+    has_made_driver: bool,
     _folder: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
 }
+
+/// The CSIDriver is one for the whole cluster, and each test leaves it as it was.
+static ALONE: Mutex<()> = Mutex::const_new(());
 
 impl Bench {
     async fn new() -> Self {
+        let alone = ALONE.lock().await;
         let client = Client::try_default().await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         let catalog = Arc::new(FileCatalog::open(&folder.path().join("catalog")).unwrap());
@@ -57,12 +64,14 @@ impl Bench {
         };
         let certificates = Arc::clone(&webhook.rotation.certificates);
         let address = webhook.start(Metrics::new()).await.unwrap();
-        let bench = Self {
+        let mut bench = Self {
             configuration: namespace.clone(),
             class: namespace.clone(),
             namespace,
             client,
+            has_made_driver: false,
             _folder: folder,
+            _alone: alone,
         };
         bench.configure(address).await;
         while certificates.bundle().is_none() {
@@ -72,7 +81,7 @@ impl Bench {
         bench
     }
 
-    async fn configure(&self, address: SocketAddr) {
+    async fn configure(&mut self, address: SocketAddr) {
         let classes: Api<StorageClass> = Api::all(self.client.clone());
         let class = json!({
             "metadata": {"name": self.class}, "provisioner": "vineyard.io",
@@ -90,12 +99,9 @@ impl Bench {
             "spec": {"attachRequired": false, "podInfoOnMount": true, "volumeLifecycleModes": ["Persistent", "Ephemeral"]},
         });
         let found = drivers.get_opt("vineyard.io").await.unwrap();
-        if found.is_none() {
-            let applied = PatchParams::apply("vineyard-tests").force();
-            drivers
-                .patch("vineyard.io", &applied, &Patch::Apply(&driver))
-                .await
-                .unwrap();
+        self.has_made_driver = found.is_none();
+        if self.has_made_driver {
+            create(&drivers, driver).await.unwrap();
         }
         // The controller of service accounts takes a moment.
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), &self.namespace);
@@ -170,6 +176,10 @@ impl Bench {
             .unwrap();
         let classes: Api<StorageClass> = Api::all(self.client.clone());
         classes.delete(&self.class, &once).await.unwrap();
+        if self.has_made_driver {
+            let drivers: Api<CSIDriver> = Api::all(self.client.clone());
+            drivers.delete("vineyard.io", &once).await.unwrap();
+        }
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         namespaces.delete(&self.namespace, &once).await.unwrap();
     }
