@@ -1,9 +1,11 @@
 //! Hands the bill of a whole volume over to another payer: whatever is charged to somebody who does not rightly pay.
 //!
-//! One pass over the tree surveys every file and moves what must be moved, small files by copies, large ones in place; then
-//! what no path reaches is looked for among the files that processes have open or mapped. A pass may be interrupted, or fail
+//! One pass over the tree surveys every file and moves what must be moved, small files by copies, on several threads where there are
+//! cores for them, large ones in place; then what no path reaches is looked for among the files that processes have open or mapped. A pass may be interrupted, or fail
 //! half-way, and be run again: it goes by what is charged now, and nothing else.
 
+mod batch;
+mod crew;
 mod nameless;
 mod pass;
 mod symlinks;
@@ -17,6 +19,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::Instant;
 
 use nix::sys::stat::fstat;
@@ -35,8 +38,8 @@ pub struct HandOver<'a> {
     /// Root of the volume's tmpfs, mounted writable.
     pub layer: &'a Path,
     /// Who rightly pays and keeps what is charged to him: the subtrees of live pods that are not leaving. The payer's own
-    /// need not be among them.
-    pub stays: &'a dyn Fn(CgroupId) -> bool,
+    /// need not be among them. Asked by several threads.
+    pub stays: &'a (dyn Fn(CgroupId) -> bool + Sync),
     /// Who is billed from now on.
     pub payer: &'a dyn Payer,
     /// The cgroup subtree of the payer's pod.
@@ -169,13 +172,24 @@ impl HandOver<'_> {
         self.progress.total.store(before, Ordering::Relaxed);
         self.progress.seen.store(0, Ordering::Relaxed);
         self.progress.moved.store(0, Ordering::Relaxed);
-        let mut pass = Pass::new(self, root.as_fd())?;
-        let ended = match tree::walk(root.as_fd(), &mut pass) {
-            Ok(()) => self.nameless(device, &root, &mut pass),
-            Err(Ended::Stopped(stop)) => Err(stop),
-            Err(Ended::Unreadable(errno)) => return Err(failed(errno.into())),
-        };
-        let mut outcome = pass.outcome;
+        let (mut outcome, found, ended) = thread::scope(|scope| {
+            let mut pass = Pass::new(self, root.as_fd(), scope)?;
+            let ended = match tree::walk(root.as_fd(), &mut pass) {
+                Ok(()) => pass
+                    .finish()
+                    .and_then(|()| self.nameless(device, &root, &mut pass)),
+                Err(ended) => {
+                    // What was begun ends, and counts.
+                    let finished = pass.finish();
+                    match ended {
+                        Ended::Stopped(Stop::TimeUp) => finished.and(Err(Stop::TimeUp)),
+                        Ended::Stopped(stop) => Err(stop),
+                        Ended::Unreadable(errno) => return Err(failed(errno.into())),
+                    }
+                }
+            };
+            Ok((pass.outcome, pass.found, ended))
+        })?;
         match ended {
             Ok(()) => {}
             Err(Stop::TimeUp) => outcome.interrupted = true,
@@ -184,13 +198,18 @@ impl HandOver<'_> {
         if !outcome.interrupted {
             // What came or went meanwhile was not there all the time.
             let held = before.min(used(&root).map_err(failed)?);
-            outcome.unreached = held.saturating_sub(pass.found);
+            outcome.unreached = held.saturating_sub(found);
         }
         Ok(outcome)
     }
 
     /// Moves what no path reaches, if there is any.
-    fn nameless(&self, device: libc::dev_t, root: &File, pass: &mut Pass<'_>) -> Result<(), Stop> {
+    fn nameless<'scope, 'a: 'scope>(
+        &self,
+        device: libc::dev_t,
+        root: &File,
+        pass: &mut Pass<'scope, 'a>,
+    ) -> Result<(), Stop> {
         if used(root).is_ok_and(|used| used <= pass.found) {
             return Ok(());
         }
@@ -205,7 +224,7 @@ impl HandOver<'_> {
             let bytes = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
             pass.found += bytes;
             // Nobody can open it any more, so that who does not write to it now never will.
-            stopped = self
+            stopped = pass
                 .in_time()
                 .and_then(|()| pass.pull(&file, Path::new(""), true, bytes));
             match &stopped {
@@ -214,20 +233,6 @@ impl HandOver<'_> {
             }
         });
         stopped
-    }
-
-    fn rightly(&self, owner: CgroupId) -> bool {
-        self.payer_owners.contains(&owner) || (self.stays)(owner)
-    }
-
-    fn in_time(&self) -> Result<(), Stop> {
-        if self.progress.is_stopped() {
-            return Err(Stop::TimeUp);
-        }
-        match self.until {
-            Some(until) if Instant::now() >= until => Err(Stop::TimeUp),
-            _ => Ok(()),
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::REGION;
 
@@ -33,22 +34,6 @@ impl Mapping {
         mapping.address = mapping.address.next_multiple_of(region);
         mapping.length = length;
         mapping.place(file, mapping.address, length, offset)?;
-        Ok(mapping)
-    }
-
-    /// Maps small files from their beginnings one behind the other; each length is in whole pages. They are not aligned to
-    /// regions.
-    pub(crate) fn row<'a>(
-        files: impl Iterator<Item = (BorrowedFd<'a>, u64)> + Clone,
-    ) -> io::Result<Self> {
-        let total = files.clone().map(|(_, length)| length).sum::<u64>();
-        let mapping = Self::reserve(usize::try_from(total).map_err(|_| overflow())?)?;
-        let mut at = mapping.address;
-        for (file, length) in files {
-            let length = usize::try_from(length).map_err(|_| overflow())?;
-            mapping.place(file, at, length, 0)?;
-            at += length;
-        }
         Ok(mapping)
     }
 
@@ -87,16 +72,7 @@ impl Mapping {
             return Err(io::Error::from_raw_os_error(libc::EINVAL));
         }
         // SAFETY: `address .. address + length` lies inside the reservation, as was just seen, which nobody else knows.
-        let mapped = unsafe {
-            libc::mmap(
-                address as *mut libc::c_void,
-                length,
-                libc::PROT_READ,
-                libc::MAP_SHARED | libc::MAP_FIXED,
-                file.as_raw_fd(),
-                offset,
-            )
-        };
+        let mapped = unsafe { show(file, address, length, offset, libc::MAP_FIXED) };
         pointer(mapped)?;
         Ok(())
     }
@@ -145,8 +121,118 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the whole reservation, including the file mapped into it, belongs to this value.
+        if self.reserved == 0 {
+            return;
+        }
+        // SAFETY: the whole reservation, including the files mapped into it, belongs to this value.
         unsafe { libc::munmap(self.reservation.as_ptr(), self.reserved) };
+    }
+}
+
+/// Addresses where rows of small files are mapped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    first: usize,
+    length: usize,
+}
+
+/// Far from whatever the kernel places by itself. Where there are no such addresses, rows are mapped elsewhere.
+const PLACES: usize = 1 << 45;
+
+/// So many are handed out before the first one comes again. Two may have the same: one of them finds it taken.
+const COUNT: usize = 1024;
+
+impl Place {
+    /// A place for rows of at most `length` bytes.
+    pub(crate) fn take(length: u64) -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let length = usize::try_from(length).unwrap_or(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
+        Self {
+            first: PLACES + number * length,
+            length,
+        }
+    }
+
+    /// Maps small files from their beginnings one behind the other; each length is in whole pages. They are not aligned to
+    /// regions.
+    pub(crate) fn row<'a>(
+        &self,
+        files: impl Iterator<Item = (BorrowedFd<'a>, u64)> + Clone,
+    ) -> io::Result<Mapping> {
+        let total = files.clone().map(|(_, length)| length).sum::<u64>();
+        let total = usize::try_from(total).map_err(|_| overflow())?;
+        if let Some(mapping) = self.free_row(files.clone(), total) {
+            return Ok(mapping);
+        }
+        let mapping = Mapping::reserve(total)?;
+        let mut at = mapping.address;
+        for (file, length) in files {
+            let length = usize::try_from(length).map_err(|_| overflow())?;
+            mapping.place(file, at, length, 0)?;
+            at += length;
+        }
+        Ok(mapping)
+    }
+
+    /// Without a reservation, which each file would have to be cut out of: a fifth of the time that a row takes. `None` when
+    /// anybody is there.
+    fn free_row<'a>(
+        &self,
+        files: impl Iterator<Item = (BorrowedFd<'a>, u64)>,
+        total: usize,
+    ) -> Option<Mapping> {
+        if total > self.length {
+            return None;
+        }
+        // Grows with what is mapped, so that nothing else is ever unmapped.
+        let mut mapping = Mapping {
+            reservation: NonNull::new(self.first as *mut libc::c_void)?,
+            reserved: 0,
+            address: self.first,
+            length: 0,
+        };
+        for (file, length) in files {
+            let (at, length) = (self.first + mapping.length, usize::try_from(length).ok()?);
+            // SAFETY: nothing that exists is replaced.
+            let mapped = unsafe { show(file, at, length, 0, libc::MAP_FIXED_NOREPLACE) };
+            if mapped == libc::MAP_FAILED {
+                return None;
+            }
+            if mapped as usize != at {
+                // Before Linux 4.17 the address is only a wish.
+                // SAFETY: it was mapped a moment ago, and nobody knows it.
+                unsafe { libc::munmap(mapped, length) };
+                return None;
+            }
+            mapping.length += length;
+            mapping.reserved = mapping.length;
+        }
+        Some(mapping)
+    }
+}
+
+/// Maps a part of a file for reading.
+///
+/// # Safety
+/// With `MAP_FIXED` whatever is mapped at these addresses must be the caller's.
+unsafe fn show(
+    file: BorrowedFd<'_>,
+    address: usize,
+    length: usize,
+    offset: libc::off_t,
+    how: libc::c_int,
+) -> *mut libc::c_void {
+    // SAFETY: as the caller says.
+    unsafe {
+        libc::mmap(
+            address as *mut libc::c_void,
+            length,
+            libc::PROT_READ,
+            libc::MAP_SHARED | how,
+            file.as_raw_fd(),
+            offset,
+        )
     }
 }
 

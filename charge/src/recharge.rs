@@ -28,9 +28,7 @@ pub const SMALL: u64 = 256 << 10;
 
 /// Whether nobody can write to the file through a descriptor or a mapping that exists now.
 pub(crate) fn nobody_writes(file: BorrowedFd<'_>) -> bool {
-    let held = lease::Lease::take(file);
-    lease::Lease::end(file);
-    matches!(held, Ok(lease::Held::Yes))
+    lease::Lease::take(file).is_ok_and(|lease| lease.is_held())
 }
 
 /// Why a charge was not moved.

@@ -21,7 +21,7 @@ use std::os::fd::BorrowedFd;
 use nix::sys::stat::fstat;
 
 use crate::cgroup::CgroupId;
-use crate::mapping::{MADV_POPULATE_READ, Mapping, regions};
+use crate::mapping::{MADV_POPULATE_READ, Mapping, Place, regions};
 use crate::{Extent, PAGE, REGION};
 use frames::Frames;
 use resident::{Counted, Residency};
@@ -100,6 +100,7 @@ pub struct Summary {
 pub struct Surveyor {
     frames: Frames,
     counted: Counted,
+    place: Place,
 }
 
 impl Surveyor {
@@ -111,6 +112,7 @@ impl Surveyor {
         Ok(Self {
             frames: Frames::open(WINDOW / PAGE)?,
             counted: Counted::probe(),
+            place: Place::take(WINDOW),
         })
     }
 

@@ -1,33 +1,32 @@
 //! One pass over the files of a volume.
 
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::Scope;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag, fallocate};
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat, mkdirat};
 use nix::sys::statfs::fstatfs;
 
+use super::batch::{BATCH_BYTES, Done, Item, Judged, Terms, foreign};
+use super::crew::{Batch, Crew};
 use super::{HandOver, HandOverError, Left, Outcome, Stop};
-use crate::PAGE;
 use crate::cgroup::CgroupId;
 use crate::mapping::resident_pages;
 use crate::payer::{Limit, ReserveError};
 use crate::recharge::{
-    BATCH, Check, Copied, Large, Moved, Original, RechargeError, Replace, SMALL, Scratch, Slack,
-    nobody_writes,
+    BATCH, Copied, Large, Moved, RechargeError, Replace, SMALL, Scratch, Slack, nobody_writes,
 };
-use crate::survey::{Small, SurveyError, Surveyor, Whose};
+use crate::survey::{SurveyError, Surveyor};
 use crate::tree::{self, Visit};
-
-/// Bytes of small files that are copied at once: what a full volume lends for a moment.
-const BATCH_BYTES: u64 = 8 << 20;
 
 /// Of how many leftovers the details are kept.
 const NAMED: usize = 100;
@@ -37,38 +36,19 @@ const OBJECTS: &str = ".vineyard/objects";
 const TRASH: &str = ".vineyard/trash";
 const SCRATCH: &str = ".vineyard/tmp";
 
-pub(super) struct Pass<'a> {
+pub(super) struct Pass<'scope, 'a> {
     order: &'a HandOver<'a>,
+    terms: Terms<'a>,
     root: BorrowedFd<'a>,
-    pub(super) surveyor: Surveyor,
-    scratch: Option<OwnedFd>,
+    crew: Crew<'scope, 'a>,
+    surveyor: Surveyor,
+    scratch: Option<Arc<OwnedFd>>,
     linked: HashSet<u64>,
     batch: Vec<Item>,
     batch_bytes: u64,
     /// Bytes of everything that was looked at.
     pub(super) found: u64,
     pub(super) outcome: Outcome,
-}
-
-/// A small file that waits for others.
-struct Item {
-    name: OsString,
-    path: PathBuf,
-    file: OwnedFd,
-    size: u64,
-    allocated: u64,
-    /// Nobody writes to it, so that it may be moved in place whatever its size.
-    still: bool,
-}
-
-impl Item {
-    fn small(&self) -> Small<'_> {
-        Small {
-            file: self.file.as_fd(),
-            size: self.size,
-            allocated: self.allocated,
-        }
-    }
 }
 
 /// Room that a full volume lends.
@@ -83,18 +63,25 @@ impl Drop for Loan<'_> {
     }
 }
 
-impl<'a> Pass<'a> {
-    pub(super) fn new(order: &'a HandOver<'a>, root: BorrowedFd<'a>) -> Result<Self, SurveyError> {
+impl<'scope, 'a: 'scope> Pass<'scope, 'a> {
+    pub(super) fn new(
+        order: &'a HandOver<'a>,
+        root: BorrowedFd<'a>,
+        scope: &'scope Scope<'scope, 'a>,
+    ) -> Result<Self, SurveyError> {
         // What a driver that was killed has left is not worth moving.
         let scratch = tree::open(root, OsStr::new(SCRATCH), OFlag::O_DIRECTORY).ok();
         if let Some(scratch) = &scratch {
             Scratch::sweep(scratch.as_fd());
         }
+        let terms = Terms::of(order);
         Ok(Self {
             order,
+            terms,
             root,
+            crew: Crew::new(scope, terms),
             surveyor: Surveyor::open()?,
-            scratch,
+            scratch: scratch.map(Arc::new),
             linked: HashSet::new(),
             batch: Vec::with_capacity(BATCH),
             batch_bytes: 0,
@@ -120,57 +107,155 @@ impl<'a> Pass<'a> {
             self.pull(&file, path, still, allocated)?;
             return Ok(());
         }
-        self.batch.push(Item {
+        let item = Item {
             name: name.to_owned(),
             path: path.to_owned(),
             file,
             size,
             allocated,
             still,
-        });
-        self.batch_bytes += size.next_multiple_of(PAGE);
+        };
+        self.batch_bytes += item.bytes();
+        self.batch.push(item);
         Ok(())
     }
 
-    /// Surveys the small files that have come together, and copies those that others pay for.
-    fn flush(&mut self, directory: BorrowedFd<'_>) -> Result<(), Stop> {
-        // Ends after the originals are closed: until then they still hold their bytes.
-        let mut loan = None;
-        let batch = std::mem::take(&mut self.batch);
-        self.batch_bytes = 0;
-        if batch.is_empty() {
+    /// Has the small files that have come together surveyed, and those copied that others pay for: by another thread if it is a whole
+    /// batch and the volume has room for several.
+    fn flush(&mut self, directory: BorrowedFd<'_>, whole: bool) -> Result<(), Stop> {
+        let items = std::mem::take(&mut self.batch);
+        let bytes = std::mem::take(&mut self.batch_bytes);
+        if items.is_empty() {
             return Ok(());
         }
-        let row: Vec<Small<'_>> = batch.iter().map(Item::small).collect();
-        let found = self.surveyor.row(&row).map_err(Stop::survey)?;
-        let order = self.order;
-        let stays = |owner| order.rightly(owner);
-        let mut foreign = Vec::new();
-        for (item, whose) in batch.iter().zip(found) {
-            match whose.foreign(&stays) {
-                Some((owner, bytes)) => foreign.push((item, whose, owner, bytes)),
-                None => {
-                    self.billed(&whose.owners);
-                    self.seen(item.allocated);
-                    if item.allocated > whose.present {
-                        let writable = writable(item.file.as_fd(), item.still);
-                        self.beyond(&item.file, item.allocated, whose.present, writable);
-                    }
-                }
+        if self.crew.at_work() > 0 || whole && self.crew.is_there() {
+            let at_work = self.crew.at_work() as u64 * BATCH_BYTES;
+            let has_room = free(self.root).is_none_or(|free| free >= bytes + at_work);
+            if has_room && whole {
+                let Some(batch) = self.hand_out(directory, items)? else {
+                    return Ok(());
+                };
+                return self.work(directory, batch);
+            }
+            if !has_room {
+                // What they take shows only when they are done.
+                self.finish()?;
             }
         }
-        self.order.in_time()?;
-        let results = self.copy(directory, &foreign, &mut loan);
-        for ((item, whose, owner, bytes), result) in foreign.into_iter().zip(results) {
-            let error = match result {
-                Ok(copied) => {
+        self.work(directory, items)
+    }
+
+    /// Hands a batch out. Returns it when nobody takes it.
+    fn hand_out(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        items: Vec<Item>,
+    ) -> Result<Option<Vec<Item>>, Stop> {
+        let (Some(scratch), Ok(directory)) = (&self.scratch, directory.try_clone_to_owned()) else {
+            return Ok(Some(items));
+        };
+        let batch = Batch {
+            directory,
+            scratch: Arc::clone(scratch),
+            items,
+        };
+        if self.crew.is_busy()
+            && let Some(done) = self.crew.wait()
+        {
+            self.settle(done?)?;
+        }
+        let returned = self.crew.hand_out(batch).err();
+        Ok(returned.map(|batch| batch.items))
+    }
+
+    pub(super) fn in_time(&self) -> Result<(), Stop> {
+        self.terms.in_time()
+    }
+
+    /// Waits for all batches that were handed out.
+    ///
+    /// # Errors
+    /// The first one of theirs; what became of the others is in the account all the same.
+    pub(super) fn finish(&mut self) -> Result<(), Stop> {
+        let mut result = Ok(());
+        while let Some(done) = self.crew.wait() {
+            let settled = done.and_then(|done| self.settle(done));
+            result = result.and(settled);
+        }
+        result
+    }
+
+    /// Surveys and copies here and now.
+    fn work(&mut self, directory: BorrowedFd<'_>, items: Vec<Item>) -> Result<(), Stop> {
+        // Ends after the originals are closed: until then they still hold their bytes.
+        let mut loan = None;
+        let judged = self.terms.judge(&mut self.surveyor, &items)?;
+        self.terms.in_time()?;
+        let copied = self.copy(directory, &items, &judged, &mut loan);
+        self.settle(Done {
+            items,
+            judged,
+            copied,
+        })
+    }
+
+    /// Copies small files. A full volume lends the room for those that take none of it for good.
+    fn copy(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        items: &[Item],
+        judged: &[Judged],
+        loan: &mut Option<Loan<'a>>,
+    ) -> Vec<Result<Copied, RechargeError>> {
+        let total: u64 = foreign(items, judged).map(Item::bytes).sum();
+        let count = foreign(items, judged).count();
+        if count == 0 {
+            return Vec::new();
+        }
+        let Some(scratch) = self.scratch() else {
+            let none = || RechargeError::Unsuitable("there is no directory for copies");
+            return (0..count).map(|_| Err(none())).collect();
+        };
+        let is_short = free(scratch.as_fd()).is_some_and(|free| free < total);
+        if is_short && self.order.slack.lend(total).is_ok() {
+            let slack = self.order.slack;
+            *loan = Some(Loan {
+                slack,
+                bytes: total,
+            });
+        }
+        let place = Replace {
+            directory,
+            scratch: scratch.as_fd(),
+        };
+        self.terms
+            .copy(&mut self.surveyor, &place, items, judged, is_short)
+    }
+
+    /// Takes what became of a batch into the account, and moves in place what could not be copied.
+    fn settle(&mut self, done: Done) -> Result<(), Stop> {
+        let mut copied = done.copied.into_iter();
+        for (item, judged) in done.items.iter().zip(done.judged) {
+            let whose = judged.whose;
+            let Some((owner, bytes)) = judged.foreign else {
+                self.billed(&whose.owners);
+                self.seen(item.allocated);
+                if item.allocated > whose.present {
+                    let writable = writable(item.file.as_fd(), item.still);
+                    self.beyond(&item.file, item.allocated, whose.present, writable);
+                }
+                continue;
+            };
+            let error = match copied.next() {
+                Some(Ok(copied)) => {
                     self.copied(item, owner, bytes, copied);
                     continue;
                 }
-                Err(error) => error,
+                Some(Err(error)) => error,
+                None => RechargeError::Unsuitable("it was not tried"),
             };
             if item.still && in_place_instead(&error) {
-                self.order.in_time()?;
+                self.terms.in_time()?;
                 self.pull(&item.file, &item.path, true, item.allocated)?;
                 continue;
             }
@@ -183,66 +268,6 @@ impl<'a> Pass<'a> {
             self.seen(item.allocated);
         }
         Ok(())
-    }
-
-    /// Copies small files. A full volume lends the room for those that take none of it for good: plain files that somebody
-    /// views would.
-    fn copy(
-        &mut self,
-        directory: BorrowedFd<'_>,
-        foreign: &[(&Item, Whose, CgroupId, u64)],
-        loan: &mut Option<Loan<'a>>,
-    ) -> Vec<Result<Copied, RechargeError>> {
-        if foreign.is_empty() {
-            return Vec::new();
-        }
-        let Some(scratch) = self.scratch() else {
-            let none = || RechargeError::Unsuitable("there is no directory for copies");
-            return foreign.iter().map(|_| Err(none())).collect();
-        };
-        let bytes = |item: &Item| item.size.next_multiple_of(PAGE);
-        let total: u64 = foreign.iter().map(|(item, ..)| bytes(item)).sum();
-        let is_short = free(scratch.as_fd()).is_some_and(|free| free < total);
-        if is_short && self.order.slack.lend(total).is_ok() {
-            let slack = self.order.slack;
-            *loan = Some(Loan {
-                slack,
-                bytes: total,
-            });
-        }
-        let originals: Vec<Original<'_>> = foreign
-            .iter()
-            .filter(|(item, ..)| !is_short || item.still)
-            .map(|(item, ..)| Original {
-                name: &item.name,
-                file: item.file.as_fd(),
-                spare_viewed: item.still,
-            })
-            .collect();
-        let check = Check {
-            surveyor: &mut self.surveyor,
-            owners: self.order.payer_owners,
-        };
-        let replace = Replace {
-            directory,
-            scratch: scratch.as_fd(),
-        };
-        let mut copied = replace
-            .copy_opened(&originals, self.order.payer, Some(check))
-            .into_iter();
-        let results = foreign
-            .iter()
-            .map(|(item, ..)| {
-                let full =
-                    || RechargeError::Unsuitable("the volume is full, and somebody may view it");
-                if is_short && !item.still {
-                    return Err(full());
-                }
-                copied.next().unwrap_or_else(|| Err(full()))
-            })
-            .collect();
-        self.scratch = Some(scratch);
-        results
     }
 
     fn copied(&mut self, item: &Item, owner: CgroupId, bytes: u64, copied: Copied) {
@@ -271,21 +296,20 @@ impl<'a> Pass<'a> {
     ) -> Result<(), Stop> {
         let name = (!path.as_os_str().is_empty()).then_some(path);
         let writable = writable(file.as_fd(), still);
-        let order = self.order;
-        let stays = |owner| order.rightly(owner);
+        let (terms, progress) = (self.terms, &self.order.progress.moved);
+        let stays = |owner| terms.rightly(owner);
         let large = Large {
             file: file.as_fd(),
             exclusive: writable.as_ref().map(File::as_fd),
             stays: &stays,
-            slack: Some(order.slack),
+            slack: Some(self.order.slack),
         };
         let mut before = 0;
         let mut complete = true;
-        let result = large.recharge_while(&mut self.surveyor, order.payer, &mut |moved| {
-            let progress = &order.progress.moved;
+        let result = large.recharge_while(&mut self.surveyor, terms.payer, &mut |moved| {
             progress.fetch_add(moved.bytes - before, Ordering::Relaxed);
             before = moved.bytes;
-            complete = order.in_time().is_ok();
+            complete = terms.in_time().is_ok();
             complete
         });
         let moved = match result {
@@ -323,7 +347,7 @@ impl<'a> Pass<'a> {
             .leftovers
             .iter()
             .flat_map(|it| &it.owners)
-            .find(|(owner, _)| !self.order.rightly(*owner))
+            .find(|(owner, _)| !self.terms.rightly(*owner))
             .map(|(owner, _)| *owner);
         self.left(name, moved.left, owner, why);
     }
@@ -349,13 +373,14 @@ impl<'a> Pass<'a> {
     }
 
     /// Where copies get their first name.
-    fn scratch(&mut self) -> Option<OwnedFd> {
-        if let Some(open) = self.scratch.take() {
-            return Some(open);
+    fn scratch(&mut self) -> Option<Arc<OwnedFd>> {
+        if self.scratch.is_none() {
+            make(self.root, OWN);
+            make(self.root, SCRATCH);
+            let made = tree::open(self.root, OsStr::new(SCRATCH), OFlag::O_DIRECTORY);
+            self.scratch = made.ok().map(Arc::new);
         }
-        make(self.root, OWN);
-        make(self.root, SCRATCH);
-        tree::open(self.root, OsStr::new(SCRATCH), OFlag::O_DIRECTORY).ok()
+        self.scratch.clone()
     }
 
     fn billed(&mut self, owners: &[(CgroupId, u64)]) {
@@ -389,11 +414,11 @@ impl<'a> Pass<'a> {
     }
 }
 
-impl Visit for Pass<'_> {
+impl<'scope, 'a: 'scope> Visit for Pass<'scope, 'a> {
     type Stop = Stop;
 
     fn file(&mut self, directory: BorrowedFd<'_>, name: &OsStr, path: &Path) -> Result<(), Stop> {
-        self.order.in_time()?;
+        self.terms.in_time()?;
         match tree::open_file(directory, name) {
             Ok(file) => self.look(file, name, path)?,
             Err(Errno::ENOENT) => {}
@@ -401,13 +426,13 @@ impl Visit for Pass<'_> {
             Err(errno) => self.left(Some(path), 0, None, errno.desc()),
         }
         if self.batch.len() == BATCH || self.batch_bytes > BATCH_BYTES - SMALL {
-            self.flush(directory)?;
+            self.flush(directory, true)?;
         }
         Ok(())
     }
 
     fn left(&mut self, directory: BorrowedFd<'_>, _path: &Path) -> Result<(), Stop> {
-        self.flush(directory)
+        self.flush(directory, false)
     }
 
     fn odd(&mut self, _path: &Path, _kind: &'static str) {}

@@ -16,7 +16,7 @@ use nix::sys::time::TimeSpec;
 use nix::sys::uio::pread;
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, linkat, unlinkat};
 
-use super::lease::{Held, Lease};
+use super::lease::Lease;
 use super::scratch::Scratch;
 use super::{RechargeError, attributes};
 use crate::PAGE;
@@ -137,40 +137,36 @@ impl Replace<'_> {
         if let Some(check) = check {
             check.look(&mut copies);
         }
-        copies
-            .into_iter()
-            .map(|copy| self.replace(&copy?))
-            .collect()
+        copies.into_iter().map(|copy| self.replace(copy?)).collect()
     }
 
     fn prepare<'a>(&self, original: &Original<'a>) -> Result<Copy<'a>, RechargeError> {
-        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
-        let copy = openat(self.scratch, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR);
-        let copy = File::from(copy.map_err(io::Error::from)?);
-        let held = Lease::take(original.file)?;
-        let prepared = Copy {
-            // What was written before the lease was granted must show.
-            stat: fstat(original.file).map_err(io::Error::from)?,
-            original: *original,
-            held,
-            copy,
-            owner: None,
-        };
-        if prepared.stat.st_mode & libc::S_IFMT != libc::S_IFREG {
+        let lease = Lease::take(original.file)?;
+        // What was written before the lease was granted must show.
+        let stat = fstat(original.file).map_err(io::Error::from)?;
+        if stat.st_mode & libc::S_IFMT != libc::S_IFREG {
             return Err(RechargeError::Unsuitable("not a regular file"));
         }
-        if prepared.stat.st_nlink != 1 {
+        if stat.st_nlink != 1 {
             return Err(RechargeError::Unsuitable("it has several names or none"));
         }
-        Ok(prepared)
+        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+        let mode = Mode::from_bits_truncate(stat.st_mode & 0o777);
+        let copy = openat(self.scratch, ".", flags, mode).map_err(io::Error::from)?;
+        Ok(Copy {
+            copy: File::from(copy),
+            original: *original,
+            stat,
+            lease,
+            owner: None,
+        })
     }
 
-    fn replace(&self, copy: &Copy<'_>) -> Result<Copied, RechargeError> {
-        copy.dress()?;
-        let inode = fstat(&copy.copy).map_err(io::Error::from)?.st_ino;
+    fn replace(&self, copy: Copy<'_>) -> Result<Copied, RechargeError> {
+        let inode = copy.dress()?;
         let scratch = Scratch::name(copy.stat.st_ino, inode);
         link(&copy.copy, self.scratch, &scratch)?;
-        let placed = self.place(&scratch, copy, inode);
+        let placed = self.place(&scratch, &copy, inode);
         // Whatever it holds now, nobody needs: the copy that was not placed, or the original that was replaced.
         if !matches!(placed, Err(Unplaced::Foreign)) {
             let _ = unlinkat(
@@ -180,11 +176,17 @@ impl Replace<'_> {
             );
         }
         match placed {
-            Ok(still_viewed) => Ok(Copied {
-                bytes: copy.bytes(),
-                still_viewed,
-                owner: copy.owner,
-            }),
+            Ok(still_viewed) => {
+                let copied = Copied {
+                    bytes: copy.bytes(),
+                    still_viewed,
+                    owner: copy.owner,
+                };
+                if !still_viewed {
+                    copy.lease.ends_with_the_file();
+                }
+                Ok(copied)
+            }
             Err(Unplaced::Foreign) => Err(RechargeError::Changed),
             Err(Unplaced::Because(error)) => Err(error),
         }
@@ -195,7 +197,7 @@ impl Replace<'_> {
         let name = copy.original.name;
         // Removed, replaced or written to meanwhile: theirs counts.
         let now = fstatat(self.directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
-        if !copy.is_same(&now) || copy.held == Held::Yes && !Lease::is_whole(copy.original.file) {
+        if !copy.is_same(&now) || copy.lease.is_being_broken() {
             return Err(Unplaced::Because(RechargeError::Changed));
         }
         match self.exchange(scratch, name) {
@@ -206,7 +208,7 @@ impl Replace<'_> {
             // Replaced between the look and the exchange: back with it.
             return Err(self.put_back(scratch, name, inode));
         }
-        if Lease::is_alone(copy.original.file) {
+        if copy.lease.is_alone() {
             return Ok(false);
         }
         if !copy.original.spare_viewed || self.inode_of(self.directory, name) != Some(inode) {
@@ -315,7 +317,7 @@ fn same(error: &ReserveError) -> ReserveError {
 
 struct Copy<'a> {
     original: Original<'a>,
-    held: Held,
+    lease: Lease<'a>,
     stat: FileStat,
     copy: File,
     owner: Option<CgroupId>,
@@ -344,6 +346,8 @@ impl Copy<'_> {
             file: self.copy.as_fd(),
             size: self.size(),
             allocated: self.bytes(),
+            // The payer allocated all of them, and nobody else has it open any more.
+            is_whole: true,
         }
     }
 
@@ -376,19 +380,26 @@ impl Copy<'_> {
         }
     }
 
-    /// Owner before mode: a change of owner clears mode bits. Times last.
-    fn dress(&self) -> Result<(), RechargeError> {
-        let (uid, gid) = (
-            Uid::from_raw(self.stat.st_uid),
-            Gid::from_raw(self.stat.st_gid),
-        );
-        fchown(&self.copy, Some(uid), Some(gid)).map_err(io::Error::from)?;
-        fchmod(&self.copy, Mode::from_bits_truncate(self.stat.st_mode)).map_err(io::Error::from)?;
+    /// Owner before mode: a change of owner clears mode bits. Times last. Returns the copy's inode.
+    fn dress(&self) -> Result<u64, RechargeError> {
+        let made = fstat(&self.copy).map_err(io::Error::from)?;
+        let is_foreign = (made.st_uid, made.st_gid) != (self.stat.st_uid, self.stat.st_gid);
+        if is_foreign {
+            let (uid, gid) = (
+                Uid::from_raw(self.stat.st_uid),
+                Gid::from_raw(self.stat.st_gid),
+            );
+            fchown(&self.copy, Some(uid), Some(gid)).map_err(io::Error::from)?;
+        }
+        if made.st_mode != self.stat.st_mode || is_foreign && self.stat.st_mode & 0o7000 != 0 {
+            let mode = Mode::from_bits_truncate(self.stat.st_mode);
+            fchmod(&self.copy, mode).map_err(io::Error::from)?;
+        }
         attributes::copy(self.original.file, self.copy.as_fd())?;
         let accessed = TimeSpec::new(self.stat.st_atime, self.stat.st_atime_nsec);
         let modified = TimeSpec::new(self.stat.st_mtime, self.stat.st_mtime_nsec);
         futimens(&self.copy, &accessed, &modified).map_err(io::Error::from)?;
-        Ok(())
+        Ok(made.st_ino)
     }
 
     fn is_same(&self, now: &FileStat) -> bool {
@@ -399,14 +410,6 @@ impl Copy<'_> {
             )
         };
         key(now) == key(&self.stat)
-    }
-}
-
-impl Drop for Copy<'_> {
-    fn drop(&mut self) {
-        if self.held == Held::Yes {
-            Lease::end(self.original.file);
-        }
     }
 }
 

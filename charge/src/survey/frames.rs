@@ -21,6 +21,9 @@ const HUGE: u64 = 1 << 22;
 
 const REGION_PAGES: u64 = REGION / PAGE;
 
+/// Entries that are read for nothing rather than by another call.
+const GAP: u64 = 16;
+
 /// A run of frames is at most a region long.
 const RUN_BYTES: usize = 4096;
 const _: () = assert!(RUN_BYTES as u64 == REGION_PAGES * ENTRY);
@@ -117,6 +120,62 @@ impl Frames {
             page += length;
         }
         Ok(seen)
+    }
+
+    /// The owners of the loaded pages of several files, each given by the page after its last one. Their frames are close to each other
+    /// more often than not: what lies between two is read along with them.
+    pub(super) fn owners_in_row(
+        &self,
+        ends: impl Iterator<Item = u64>,
+    ) -> Result<Vec<Seen>, SurveyError> {
+        let mut frames = Vec::new();
+        let mut seen = Vec::new();
+        let mut page = 0;
+        for end in ends {
+            while page < end {
+                frames.extend(self.frame(page)?.map(|frame| (frame, seen.len())));
+                page += 1;
+            }
+            seen.push(Seen::default());
+        }
+        frames.sort_unstable();
+        let mut rest = frames.as_slice();
+        while let Some((first, _)) = rest.first() {
+            let mut last = *first;
+            let near = |(frame, _): &&(u64, usize)| {
+                let is_near = frame - last <= GAP && frame - first < REGION_PAGES;
+                last = *frame;
+                is_near
+            };
+            let count = rest.iter().take_while(near).count();
+            let (run, others) = rest.split_at(count);
+            self.cluster(run, &mut seen)?;
+            rest = others;
+        }
+        Ok(seen)
+    }
+
+    /// Adds each frame of a part of one region's length to what is seen of its file.
+    fn cluster(&self, run: &[(u64, usize)], seen: &mut [Seen]) -> Result<(), SurveyError> {
+        let (Some((first, _)), Some((last, _))) = (run.first(), run.last()) else {
+            return Ok(());
+        };
+        let mut buffer = [0; RUN_BYTES];
+        let bytes = usize::try_from((last - first + 1) * ENTRY).map_err(io::Error::other)?;
+        let entries = buffer
+            .get_mut(..bytes)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        read(&self.owners, entries, *first)?;
+        for (frame, file) in run {
+            let owner = match number(entries, frame - first)? {
+                0 => self.owner_of_compound(*frame)?,
+                owner => owner,
+            };
+            if let Some(seen) = seen.get_mut(*file) {
+                seen.add(owner, 1);
+            }
+        }
+        Ok(())
     }
 
     /// The frame of a loaded page, `None` when it is not resident.

@@ -18,6 +18,8 @@ pub(crate) struct Small<'a> {
     pub(crate) size: u64,
     /// Bytes that are allocated for it.
     pub(crate) allocated: u64,
+    /// All of its pages are there and stay: nobody else knows the file.
+    pub(crate) is_whole: bool,
 }
 
 impl Small<'_> {
@@ -59,20 +61,22 @@ impl Surveyor {
             return Ok(found);
         }
         let tiles = files.iter().filter(|it| it.size > 0);
-        let mapping = Mapping::row(tiles.map(|it| (it.file, it.length())))?;
+        let mapping = self.place.row(tiles.map(|it| (it.file, it.length())))?;
         let (address, _) = mapping.part(0, total)?;
         let mut touched = vec![0; files.len()];
         for _ in 0..ATTEMPTS {
             self.touch_row(&mapping, files, &mut touched)?;
             self.frames.load(address, total / PAGE)?;
-            let mut at = 0;
-            for (file, whose) in files.iter().zip(&mut found) {
-                let seen = self.frames.owners(at / PAGE, (at + file.length()) / PAGE)?;
+            let ends = files.iter().scan(0, |at, file| {
+                *at += file.length() / PAGE;
+                Some(*at)
+            });
+            let seen = self.frames.owners_in_row(ends)?;
+            for (whose, seen) in found.iter_mut().zip(seen) {
                 *whose = Whose {
                     present: seen.pages * PAGE,
                     owners: seen.owners,
                 };
-                at += file.length();
             }
             let is_whole = found.iter().zip(&touched).all(|(w, t)| w.present == *t);
             // As for one file: a page that is being moved in memory is missing for a moment.
@@ -95,6 +99,7 @@ impl Surveyor {
         for (file, touched) in files.iter().zip(touched) {
             let length = file.length();
             let present = match self.counted {
+                _ if file.is_whole => length,
                 Counted::Yes => resident_pages(file.file, 0, length.max(PAGE))? * PAGE,
                 Counted::No => file.allocated,
             };
@@ -132,6 +137,7 @@ mod tests {
             file: file.as_fd(),
             size: metadata.len(),
             allocated: metadata.blocks() * 512,
+            is_whole: false,
         }
     }
 

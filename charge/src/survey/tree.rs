@@ -84,6 +84,7 @@ impl Survey<'_> {
                 file: file.as_fd(),
                 size: *size,
                 allocated: *allocated,
+                is_whole: false,
             })
             .collect();
         let found = self.surveyor.row(&row)?;

@@ -137,7 +137,7 @@ fn a_pass_stops_when_its_time_is_up_and_another_finishes() {
     furnish(&ground);
     let retainer = ground.cgroup("retainer", None);
     let payer = ground.payer(retainer);
-    for index in 0..500 {
+    for index in 0..2000 {
         write(&object(&ground, &format!("{index}.raw")), 5000, SEALED);
     }
     let used = ground.used();

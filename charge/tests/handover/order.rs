@@ -91,9 +91,10 @@ impl<'a> Order<'a> {
 
     pub fn run(&self) -> Result<Outcome, HandOverError> {
         let progress = Progress::default();
+        let stays = &self.stays;
         let order = HandOver {
             layer: &self.layer,
-            stays: &|owner| self.stays.contains(&owner),
+            stays: &|owner| stays.contains(&owner),
             payer: self.payer,
             payer_owners: &self.owners,
             exclusive: self.exclusive,

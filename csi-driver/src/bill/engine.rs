@@ -15,7 +15,7 @@ pub(crate) struct Task<'a> {
     /// The mount point of the volume's memory.
     pub(crate) layer: &'a Path,
     /// Owners that rightly pay, but for the retainer. May change its mind while the run goes on.
-    pub(crate) stays: &'a dyn Fn(CgroupId) -> bool,
+    pub(crate) stays: &'a (dyn Fn(CgroupId) -> bool + Sync),
     /// Nobody but this driver can write to the volume.
     pub(crate) exclusive: bool,
     /// Room beyond its capacity for a moment.
