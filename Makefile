@@ -220,7 +220,9 @@ cluster-programs: $(CLUSTER_PROGRAMS)
 
 .PHONY: cluster-images
 cluster-images: images cluster-programs
-	tests/cluster/images/make .cache/images-of-tests .cache/bin
+	CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_RUSTFLAGS="-C target-feature=+crt-static" \
+		cargo build --locked --profile $(PROFILE) -p vineyard-tests --bin vineyard-test-client --target $(STATIC)
+	tests/cluster/images/make .cache/images-of-tests .cache/bin $(STATIC_OUT)/vineyard-test-client
 	$(IMAGE) tests/cluster/images/Dockerfile --from build=.cache/images-of-tests --out .cache/images \
 		--name pause=vineyard.test/pause:1 --name shell=vineyard.test/shell:1 \
 		--name csi-provisioner=registry.k8s.io/sig-storage/csi-provisioner:v$(call module,external-provisioner/v6) \
@@ -228,8 +230,8 @@ cluster-images: images cluster-programs
 module = $(shell sed -n 's|.*kubernetes-csi/$(1) v\([0-9.]*\) .*|\1|p' tests/cluster/csi/go.mod)
 
 .PHONY: cluster-python-image
-cluster-python-image: wheel cluster-programs
-	tests/cluster/images/make .cache/images-of-tests .cache/bin $(WHEELS)/*.whl
+cluster-python-image: wheel cluster-images
+	tests/cluster/images/make .cache/images-of-tests .cache/bin $(STATIC_OUT)/vineyard-test-client $(WHEELS)/*.whl
 	$(IMAGE) tests/cluster/images/Dockerfile --from build=.cache/images-of-tests --out .cache/images \
 		--name python=vineyard.test/python:1
 
@@ -256,7 +258,8 @@ cluster-up: cluster-programs cluster-images ## Starts a real Kubernetes of N nod
 cluster-test: test-chart cluster-up ## Installs the driver on the cluster ID and tests it there
 	$(CLUSTER) exec --id $(ID) -- helm upgrade --install vineyard manifests/vineyard --namespace vineyard-system \
 		--create-namespace --values tests/cluster/values.yaml --wait --timeout 3m
-	VINEYARD_TEST_CLUSTER=$(ID) cargo test --locked -p vineyard-tests --test cluster -- --ignored
+	VINEYARD_TEST_CLUSTER=$(ID) VINEYARD_CLUSTER_PAGE=$(CURDIR)/docs/cluster.md \
+		cargo test --locked -p vineyard-tests --test cluster -- --ignored --test-threads=1
 
 .PHONY: cluster-conformance
 cluster-conformance: ## Runs the catalog's conformance suite against the API server of the cluster ID

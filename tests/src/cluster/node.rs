@@ -1,13 +1,14 @@
 //! A node: namespaces with a containerd and a kubelet of its own. Ending its first process is what pulling its plug is.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use vineyard_charge::cgroup::Hierarchy;
 
 use super::namespaces::{self, Namespaces, child_of};
 use super::network;
@@ -54,6 +55,34 @@ impl Node<'_> {
         let name = format!("{}.{name}", self.name());
         let read = Recorded::read(&self.cluster.place.processes(), &name)?;
         read.with_context(|| format!("{name} was never started"))
+    }
+
+    /// What `/proc` shows of its first process: mounts, and as `root` all of its directories.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn proc(&self) -> Result<PathBuf> {
+        Ok(PathBuf::from(format!(
+            "/proc/{}",
+            self.process("init")?.pid()
+        )))
+    }
+
+    /// Its directories, as other processes of the machine reach them.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn root(&self) -> Result<PathBuf> {
+        Ok(self.proc()?.join("root"))
+    }
+
+    /// Its cgroup in the hierarchy that accounts memory.
+    ///
+    /// # Errors
+    /// When none does.
+    pub fn memory_cgroup(&self) -> Result<PathBuf> {
+        let mount = Hierarchy::detect()?.mount;
+        Ok(mount.join(self.cluster.place.cgroup(&self.name())))
     }
 
     /// Its namespaces.
