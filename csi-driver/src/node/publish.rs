@@ -107,9 +107,6 @@ impl Node {
             return Err(error.into());
         }
         fail_point!("publish.noted");
-        // Somebody may have taken the staging mount away: it is put back, so that kubelet's view is true again.
-        self.show(&id, staged, flags(&staging.claim)).await?;
-        fail_point!("publish.staging-shown");
         let shown = self
             .show(&id, path.clone(), flags(&publication.claim))
             .await;

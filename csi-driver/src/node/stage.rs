@@ -1,7 +1,8 @@
 //! NodeStageVolume and NodeUnstageVolume.
 //!
-//! Staging makes the volume present on this node and shows it at the staging path. Unstaging takes only the latter away: the
-//! memory stays, for the next pod.
+//! Staging makes the volume present on this node, and records the staging path; unstaging forgets it, and the memory stays, for the
+//! next pod. Nothing is mounted at that path: kubelet unstages a volume only when what is mounted there is mounted nowhere else, and the
+//! memory has a place of its own.
 
 use vineyard_proto::csi::{
     NodeStageVolumeRequest, NodeStageVolumeResponse, NodeUnstageVolumeRequest,
@@ -32,7 +33,7 @@ impl Node {
         Ok(NodeStageVolumeResponse {})
     }
 
-    /// Makes the volume present and shows it at a staging path. The caller has the volume's lock.
+    /// Makes the volume present for a staging path. The caller has the volume's lock.
     pub(super) async fn stage_at(
         &self,
         id: &VolumeId,
@@ -59,8 +60,6 @@ impl Node {
         })
         .await?;
         fail_point!("stage.recorded");
-        self.show(id, path, flags(&staging.claim)).await?;
-        fail_point!("stage.shown");
         Ok(())
     }
 
@@ -78,7 +77,7 @@ impl Node {
         };
         let _guard = self.lock(&id)?;
         let (ours, at) = (mount_of(&id), path.clone());
-        // The directory is kubelet's: it made it, and it removes it.
+        // What somebody mounted there. The directory is kubelet's: it made it, and it removes it.
         self.blocking(move |mounter| mount::ensure_bare(mounter, ours, &at))
             .await?;
         fail_point!("unstage.unmounted");

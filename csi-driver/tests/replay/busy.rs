@@ -120,10 +120,15 @@ fn a_call_whose_caller_gives_up_is_finished() {
             // Its volume is not free before it is done.
             aborted(kubelet, kubelet.unstage_request("v")).await;
             kubelet.driver.withdraw();
-            let staging = kubelet.staging("v");
-            while !kubelet.driver.mounts().contains(&staging) {
+            // Published without having been staged by anybody who waited for it.
+            while kubelet
+                .publish("v", &Kubelet::pod_uid(0), false)
+                .await
+                .is_err()
+            {
                 tokio::time::sleep(std::time::Duration::from_millis(1)).await;
             }
+            kubelet.unpublish("v", &Kubelet::pod_uid(0)).await;
             kubelet.unstage("v").await;
             kubelet.delete("v").await;
             kubelet.driver.assert_nothing_is_left();

@@ -206,6 +206,8 @@ impl Kubelet {
     /// Unstages, and removes what kubelet made for it.
     pub(crate) async fn unstage(&mut self, name: &str) {
         let path = self.staging(name);
+        // What is mounted there and elsewhere kubelet never unstages, and the memory is mounted elsewhere.
+        assert!(!self.driver.mounts().contains(&path), "{}", path.display());
         let answer = self.call(self.unstage_request(name)).await;
         self.must(answer, "NodeUnstageVolume");
         if path.exists() {

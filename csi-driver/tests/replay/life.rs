@@ -88,10 +88,10 @@ async fn a_target_that_is_a_file(kubelet: &mut Kubelet, pod: &str) {
 }
 
 async fn mounts_on_each_other(kubelet: &mut Kubelet, pod: &str) {
-    let (staging, target) = (kubelet.staging("a"), kubelet.target(pod, "a"));
+    let target = kubelet.target(pod, "a");
     for _ in 0..2 {
         let (none, bind) = (None::<&str>, nix::mount::MsFlags::MS_BIND);
-        nix::mount::mount(Some(&staging), &target, none, bind, none).unwrap();
+        nix::mount::mount(Some(&target), &target, none, bind, none).unwrap();
     }
     kubelet.publish("a", pod, false).await.unwrap();
 }

@@ -68,8 +68,8 @@ fn pods_with_several_claims_come_and_go_at_once() {
                 let publish = publish.collect();
                 all_at_once(kubelet, publish).await;
                 let mounts = kubelet.driver.mounts();
-                // The memory, the staging, and one for each pod that has it.
-                assert_eq!(mounts.len(), 2 * names.len() + places.len());
+                // The memory, and one for each pod that has it.
+                assert_eq!(mounts.len(), names.len() + places.len());
                 for (pod, name) in &places {
                     let file = kubelet.target(pod, name).join("content");
                     match fs::read_to_string(&file) {
