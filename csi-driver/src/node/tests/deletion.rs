@@ -69,7 +69,7 @@ async fn a_new_volume_with_the_name_of_a_deleted_one_keeps_its_memory() {
     bench.node.beat().await.unwrap();
     bench.publish("v", "pods/p").await.unwrap();
     assert_eq!(bench.booked().await, 4096);
-    assert_eq!(bench.node.mounter.mounts().unwrap().len(), 3);
+    assert_eq!(bench.node.mounter.mounts().unwrap().len(), 2);
 }
 
 #[tokio::test]
