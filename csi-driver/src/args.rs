@@ -2,6 +2,7 @@
 
 mod bill;
 mod sockets;
+mod unused;
 #[cfg(feature = "kubernetes")]
 mod webhook;
 
@@ -113,6 +114,11 @@ enum Role {
             default_value = "text"
         )]
         log_format: LogFormat,
+    },
+    /// Fails when there are volumes, and names them: asked before everything is uninstalled.
+    Unused {
+        #[command(flatten)]
+        records: RecordFlags,
     },
     /// Prints the definitions of the custom resources, as YAML.
     #[cfg(feature = "kubernetes")]
@@ -253,6 +259,7 @@ impl Args {
             Role::Unmount { parent, path } => {
                 unmount_here(parent, &path).map_err(anyhow::Error::from)
             }
+            Role::Unused { records } => unused::run(&records),
             #[cfg(feature = "kubernetes")]
             Role::Definitions => crate::resources::definitions().map(|text| print!("{text}")),
             Role::Retainer { listen, log_format } => {

@@ -13,7 +13,7 @@ use tonic::transport::Server;
 use vineyard_proto::pluginregistration::registration_server::RegistrationServer;
 
 use crate::registration::Registration;
-use crate::socket;
+use crate::socket::{self, SocketFile};
 
 /// How long calls that are under way may take after the process was told to end.
 const FAREWELL: Duration = Duration::from_secs(20);
@@ -35,6 +35,7 @@ pub(crate) async fn run(
         .await
         .with_context(|| format!("listen on {}", endpoint.display()))?;
     tracing::info!(endpoint = %endpoint.display(), "serving");
+    let mut files = vec![SocketFile::of(&endpoint)];
     let mut serving = tokio::spawn(
         Server::builder()
             .add_routes(services)
@@ -45,6 +46,7 @@ pub(crate) async fn run(
         let listener = socket::listen(&path)
             .await
             .with_context(|| format!("listen on {}", path.display()))?;
+        files.push(SocketFile::of(&path));
         let registration = RegistrationServer::new(Registration {
             endpoint,
             refused: refused.clone(),
@@ -62,6 +64,10 @@ pub(crate) async fn run(
     }
     tracing::info!("told to end");
     let _ = stop.send(true);
+    // The registration first: kubelet forgets the plugin when its socket is gone, and knows the next one by its own.
+    for file in files.into_iter().rev() {
+        file.remove();
+    }
     // Calls that outlive this are picked up by the next process: every step may be repeated.
     if tokio::time::timeout(FAREWELL, serving).await.is_err() {
         tracing::warn!("ended although calls were under way");

@@ -3,9 +3,9 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, socket};
@@ -40,6 +40,38 @@ pub(crate) async fn listen(path: &Path) -> io::Result<UnixListener> {
 pub(crate) fn listen_blocking(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     remove_stale(path)?;
     bound(path, SockFlag::empty())
+}
+
+/// The file of a socket that this process serves.
+#[derive(Debug)]
+pub(crate) struct SocketFile {
+    path: PathBuf,
+    identity: Option<Identity>,
+}
+
+/// Number of a file, and when it was made: numbers are used again.
+type Identity = (u64, i64, i64);
+
+impl SocketFile {
+    /// The one that was just bound to `path`.
+    pub(crate) fn of(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            identity: identity(path),
+        }
+    }
+
+    /// Removes it, unless it is that of whoever has taken our place.
+    pub(crate) fn remove(self) {
+        if self.identity.is_some() && identity(&self.path) == self.identity {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    let metadata = fs::symlink_metadata(path).ok()?;
+    Some((metadata.ino(), metadata.ctime(), metadata.ctime_nsec()))
 }
 
 fn bound(path: &Path, flags: SockFlag) -> io::Result<std::os::unix::net::UnixListener> {
@@ -94,5 +126,20 @@ mod tests {
         assert!(listen(&file).await.is_err());
         assert_eq!(fs::read(&file).unwrap(), b"x");
         assert!(listen(&folder.path().join("x".repeat(108))).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_socket_is_removed_by_whoever_serves_it_and_by_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("csi.sock");
+        let first = listen(&path).await.unwrap();
+        let file = SocketFile::of(&path);
+        drop(first);
+        let _second = listen(&path).await.unwrap();
+        file.remove();
+        assert!(path.exists());
+        SocketFile::of(&path).remove();
+        assert!(!path.exists());
+        SocketFile::of(&path).remove();
     }
 }

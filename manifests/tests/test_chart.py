@@ -125,6 +125,7 @@ def test_the_webhook_is_in_nobodys_way_and_leaves_the_authority_to_the_controlle
     controller = pods(made)["vineyard-controller"]["spec"]["containers"][0]
     assert f"--webhook-listen=0.0.0.0:{port['targetPort']}" in controller["args"]
     assert "--sidecar-image=docker.io/vineyardcsi/sidecar:0.1.0" in controller["args"]
+    assert "--sidecar=require" in pods(made)["vineyard-node"]["spec"]["containers"][0]["args"]
     [secret] = of_kind(made, "Secret")
     assert not secret.keys() & {"data", "stringData"}, "an upgrade would take the certificate away"
 

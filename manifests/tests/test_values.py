@@ -31,6 +31,7 @@ REFUSED = [
     "storageClasses.vineyard.mountOptions={suid}",
     "storageClasses.Vineyard.onLoss=fail",
     "webhook.failurePolicy=Panic",
+    "webhook.require=please",
     "webhook.timeoutSeconds=30",
     "retainer.limits.memory=1Gi",
     "retainer.requests.memory=null",
