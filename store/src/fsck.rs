@@ -18,6 +18,7 @@ use crate::list::{ListOptions, Listing};
 use crate::mapping::Mapping;
 use crate::name::{Name, ObjectFile};
 use crate::object::Key;
+use crate::pace::Pace;
 use crate::remove::list_directory;
 use crate::seal::refuse_holes;
 use crate::sweep::parse_marker;
@@ -264,7 +265,7 @@ impl Check<'_> {
                     let repaired = self.repair
                         && self
                             .volume
-                            .forget_links(&ObjectFile::new(id, Kind::Raw))
+                            .forget_links(&ObjectFile::new(id, Kind::Raw), &Pace::free())
                             .is_ok();
                     self.problem(path, Fault::Orphan, "the object is gone", repaired);
                 }

@@ -1,5 +1,6 @@
 //! More names for one object, and names that go away together.
 
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -12,7 +13,8 @@ use crate::id::ObjectId;
 use crate::name::{Name, ObjectFile};
 use crate::naming::Entry;
 use crate::object::Key;
-use crate::remove::list_directory;
+use crate::pace::Pace;
+use crate::remove::{each_entry, list_directory};
 use crate::tree::Tree;
 use crate::volume::Volume;
 
@@ -111,26 +113,52 @@ impl Volume {
         })
     }
 
-    /// The names in `links/<id>/` that still point to `object`; `None` when it never had a second name.
-    pub(crate) fn other_names(&self, object: &ObjectFile) -> Result<Option<Vec<Name>>, Error> {
+    /// Does something with the names in `links/<id>/` that still point to `object`, until it breaks. Returns whether it ever
+    /// had a second name.
+    fn each_other_name(
+        &self,
+        object: &ObjectFile,
+        pace: &Pace<'_>,
+        mut each: impl FnMut(&Name) -> Result<ControlFlow<()>, Error>,
+    ) -> Result<bool, Error> {
         let Some(directory) = self.links_of(object)? else {
-            return Ok(None);
+            return Ok(false);
         };
-        let mut names = Vec::new();
-        for entry in list_directory(directory.as_fd(), ".vineyard/links")? {
-            let Ok(target) = readlinkat(directory.as_fd(), entry.as_str()) else {
-                continue;
-            };
-            let Some(name) = target.to_str().and_then(|t| Name::new(t).ok()) else {
-                continue;
-            };
-            if !names.contains(&name)
-                && matches!(self.resolve(&name), Ok(Entry::Object(o)) if o == *object)
-            {
-                names.push(name);
+        let directory = directory.as_fd();
+        each_entry(directory, ".vineyard/links", pace, |entry| {
+            let target = readlinkat(directory, entry).ok();
+            let name = target.and_then(|target| Name::new(target.to_str()?).ok());
+            match name {
+                Some(name) if matches!(self.resolve(&name), Ok(Entry::Object(o)) if o == *object) => {
+                    each(&name)
+                }
+                _ => Ok(ControlFlow::Continue(())),
             }
-        }
-        Ok(Some(names))
+        })?;
+        Ok(true)
+    }
+
+    /// Whether a name in `links/<id>/` still points to `object`; `None` when it never had a second name.
+    pub(crate) fn has_other_name(
+        &self,
+        object: &ObjectFile,
+        pace: &Pace<'_>,
+    ) -> Result<Option<bool>, Error> {
+        let mut has = false;
+        let had = self.each_other_name(object, pace, |_| {
+            has = true;
+            Ok(ControlFlow::Break(()))
+        })?;
+        Ok(had.then_some(has))
+    }
+
+    /// Removes the names in `links/<id>/` that still point to `object`.
+    pub(crate) fn unname_others(&self, object: &ObjectFile, pace: &Pace<'_>) -> Result<(), Error> {
+        self.each_other_name(object, pace, |name| {
+            self.unname(name, object)?;
+            Ok(ControlFlow::Continue(()))
+        })
+        .map(drop)
     }
 
     fn links_of(&self, object: &ObjectFile) -> Result<Option<OwnedFd>, Error> {
@@ -144,14 +172,15 @@ impl Volume {
     }
 
     /// Removes `links/<id>/` of an object that is gone.
-    pub(crate) fn forget_links(&self, object: &ObjectFile) -> Result<(), Error> {
+    pub(crate) fn forget_links(&self, object: &ObjectFile, pace: &Pace<'_>) -> Result<(), Error> {
         let Some(directory) = self.links_of(object)? else {
             return Ok(());
         };
         let at = |errno| Error::io(".vineyard/links", errno);
-        for entry in list_directory(directory.as_fd(), ".vineyard/links")? {
-            Tree::unlink(directory.as_fd(), &entry).map_err(at)?;
-        }
+        each_entry(directory.as_fd(), ".vineyard/links", pace, |entry| {
+            Tree::unlink(directory.as_fd(), entry).map_err(at)?;
+            Ok(ControlFlow::Continue(()))
+        })?;
         let digits = object.id.to_string();
         match unlinkat(
             self.tree().links.as_fd(),

@@ -1,5 +1,6 @@
 //! Removal: names own their objects, and an object that somebody may still map goes through the trash.
 
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use crate::lease::nobody_uses;
 use crate::name::{Name, ObjectFile};
 use crate::naming::Entry;
 use crate::object::Key;
+use crate::pace::Pace;
 use crate::recycle::SMALLEST;
 use crate::tree::{READ, Tree};
 use crate::volume::Volume;
@@ -32,11 +34,10 @@ impl Volume {
                 Err(Error::NotFound { .. }) => return Ok(false),
                 other => other?,
             };
-            for name in self.other_names(&object)?.unwrap_or_default() {
-                self.unname(&name, &object)?;
-            }
+            let pace = Pace::free();
+            self.unname_others(&object, &pace)?;
             let removed = self.discard(&object)?;
-            self.forget_links(&object)?;
+            self.forget_links(&object, &pace)?;
             return Ok(removed);
         };
         let entry = self.resolve(name)?;
@@ -144,13 +145,18 @@ impl Volume {
 
     /// A name does not point to `object` any more: removes the object unless it has another name.
     pub(crate) fn release(&self, object: &ObjectFile) -> Result<(), Error> {
-        match self.other_names(object)? {
+        self.release_in(object, &Pace::free())
+    }
+
+    /// The same, as long as it may take.
+    pub(crate) fn release_in(&self, object: &ObjectFile, pace: &Pace<'_>) -> Result<(), Error> {
+        match self.has_other_name(object, pace)? {
             None => self.discard(object).map(drop),
-            Some(names) if names.is_empty() => {
+            Some(false) => {
                 self.discard(object)?;
-                self.forget_links(object)
+                self.forget_links(object, pace)
             }
-            Some(_) => Ok(()),
+            Some(true) => Ok(()),
         }
     }
 
@@ -220,10 +226,13 @@ impl Volume {
         let mut emptied = Emptied::default();
         for turn in 0..TURNS {
             let (mut used, mut recycled) = (0, 0);
-            self.each_of_trash(|volume, name| match volume.bury(name, unasked) {
-                Burial::Gone => emptied.gone += 1,
-                Burial::Used => used += 1,
-                Burial::Recycled => recycled += 1,
+            self.each_of_trash(&Pace::free(), |name| {
+                match self.bury(name, unasked) {
+                    Burial::Gone => emptied.gone += 1,
+                    Burial::Used => used += 1,
+                    Burial::Recycled => recycled += 1,
+                }
+                Ok(ControlFlow::Continue(()))
             })?;
             emptied.used = used;
             if recycled == 0 || turn + 1 == TURNS {
@@ -237,24 +246,23 @@ impl Volume {
     /// Allocated bytes and number of the objects in the trash.
     pub(crate) fn trash_bytes(&self) -> Result<(u64, u64), Error> {
         let (mut bytes, mut count) = (0_u64, 0_u64);
-        self.each_of_trash(|volume, name| {
-            if let Ok(stat) = fstatat(
-                volume.tree().trash.as_fd(),
-                name,
-                AtFlags::AT_SYMLINK_NOFOLLOW,
-            ) {
+        self.each_of_trash(&Pace::free(), |name| {
+            let trash = self.tree().trash.as_fd();
+            if let Ok(stat) = fstatat(trash, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
                 bytes = bytes.saturating_add(u64::try_from(stat.st_blocks).unwrap_or(0) * 512);
                 count += 1;
             }
+            Ok(ControlFlow::Continue(()))
         })?;
         Ok((bytes, count))
     }
 
-    fn each_of_trash(&self, mut each: impl FnMut(&Self, &str)) -> Result<(), Error> {
-        for name in list_directory(self.tree().trash.as_fd(), ".vineyard/trash")? {
-            each(self, &name);
-        }
-        Ok(())
+    pub(crate) fn each_of_trash(
+        &self,
+        pace: &Pace<'_>,
+        each: impl FnMut(&str) -> Result<ControlFlow<()>, Error>,
+    ) -> Result<(), Error> {
+        each_entry(self.tree().trash.as_fd(), ".vineyard/trash", pace, each)
     }
 
     /// The file of an object that is asked for by id.
@@ -351,24 +359,43 @@ impl<'t> Taken<'t> {
 
 /// Names in one of the volume's own, flat directories.
 pub(crate) fn list_directory(directory: BorrowedFd<'_>, path: &str) -> Result<Vec<String>, Error> {
+    let mut names = Vec::new();
+    each_entry(directory, path, &Pace::free(), |name| {
+        names.push(name.to_owned());
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(names)
+}
+
+/// Does something with the names in one of the volume's own, flat directories, however many there are. It may remove them.
+pub(crate) fn each_entry(
+    directory: BorrowedFd<'_>,
+    path: &str,
+    pace: &Pace<'_>,
+    mut each: impl FnMut(&str) -> Result<ControlFlow<()>, Error>,
+) -> Result<(), Error> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let at = |errno| Error::io(path, errno);
     let mut dir = match Dir::openat(directory, ".", flags, Mode::empty()) {
         // It was removed while we had it open, so it was empty.
-        Err(Errno::ENOENT) => return Ok(Vec::new()),
+        Err(Errno::ENOENT) => return Ok(()),
         other => other.map_err(at)?,
     };
-    let mut names = Vec::new();
     for entry in dir.iter() {
         let entry = match entry {
             // It was removed while we read it.
             Err(Errno::ENOENT) => break,
             other => other.map_err(at)?,
         };
+        pace.go_on()?;
         match entry.file_name().to_str() {
             Ok("." | "..") | Err(_) => {}
-            Ok(name) => names.push(name.to_owned()),
+            Ok(name) => {
+                if each(name)?.is_break() {
+                    break;
+                }
+            }
         }
     }
-    Ok(names)
+    Ok(())
 }

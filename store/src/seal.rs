@@ -62,7 +62,7 @@ impl Volume {
             notes.withdraw(self);
             return Err(error);
         }
-        notes.named(self);
+        notes.named(self, options.name.as_ref())?;
         let file = copy.as_ref().unwrap_or(file);
         file.settle();
         if len >= SMALLEST {
@@ -117,16 +117,27 @@ impl Notes {
         Ok(notes)
     }
 
-    /// The object has its name.
-    fn named(&self, volume: &Volume) {
-        if self.announced {
-            let _ = Tree::unlink(volume.tree().tmp.as_fd(), self.object.as_str());
+    /// The object has its name. A sweep may have come in between, when this process was stopped for a minute just then: it takes
+    /// such an object for one whose writer died.
+    fn named(&self, volume: &Volume, name: Option<&Name>) -> Result<(), Error> {
+        if !self.announced || self.unlink_note(volume) || volume.exists_object(&self.object) {
+            return Ok(());
         }
+        let Some(name) = name else { return Ok(()) };
+        volume.unname(name, &self.object)?;
+        Err(Error::io(name.as_str(), Errno::ESTALE))
+    }
+
+    /// Whether it was there, or cannot be removed.
+    fn unlink_note(&self, volume: &Volume) -> bool {
+        Tree::unlink(volume.tree().tmp.as_fd(), self.object.as_str()).unwrap_or(true)
     }
 
     /// There is no object.
     fn withdraw(&self, volume: &Volume) {
-        self.named(volume);
+        if self.announced {
+            self.unlink_note(volume);
+        }
         if let Some(marker) = &self.ttl {
             let _ = Tree::unlink(volume.tree().ttl.as_fd(), marker);
         }
@@ -157,4 +168,36 @@ pub(crate) fn refuse_holes(file: BorrowedFd<'_>, len: u64) -> Result<(), Error> 
         return Ok(());
     }
     Err(Error::Holes { allocated, len })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use super::*;
+    use crate::object::Key;
+    use crate::volume::Options;
+
+    #[test]
+    fn an_object_that_was_swept_before_its_writer_went_on_leaves_no_name() {
+        let directory = tempfile::tempdir_in("/dev/shm")
+            .or_else(|_| tempfile::tempdir())
+            .unwrap();
+        let volume = Volume::open(directory.path(), Options::default()).unwrap();
+        let name = Name::new("a").unwrap();
+        let options = PutOptions::named(name.clone());
+        let put = volume
+            .put(Kind::Raw, &[IoSlice::new(b"1")], &options)
+            .unwrap();
+        let notes = Notes {
+            object: ObjectFile::new(put.id, put.kind),
+            announced: true,
+            ttl: None,
+        };
+        notes.named(&volume, Some(&name)).unwrap();
+        assert!(volume.stat(Key::Name(&name)).is_ok(), "only its note went");
+        volume.discard(&notes.object).unwrap();
+        notes.named(&volume, Some(&name)).unwrap_err();
+        assert!(!volume.exists(&name).unwrap());
+    }
 }

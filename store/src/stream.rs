@@ -290,11 +290,12 @@ impl StreamReader {
                 }
                 match end {
                     Some(end) if self.next < end.parts => {
-                        let missing = part_name(&self.name, self.next)?;
+                        let missing = self.next;
                         // Another consuming reader may have it.
-                        if self.next_name()? == missing {
+                        self.skip_consumed()?;
+                        if self.next == missing {
                             return Err(Error::Lost {
-                                key: missing.to_string(),
+                                key: part_name(&self.name, missing)?.to_string(),
                             });
                         }
                         continue;
@@ -325,7 +326,8 @@ impl StreamReader {
 
     fn take(&mut self) -> Result<Option<Object>, Error> {
         loop {
-            let name = self.next_name()?;
+            let directory = self.skip_consumed()?;
+            let name = part_name(&self.name, self.next)?;
             let part = match self.volume.get(Key::Name(&name), self.mode) {
                 Ok(part) => part,
                 Err(Error::NotFound { .. }) => return Ok(None),
@@ -333,28 +335,31 @@ impl StreamReader {
             };
             self.next += 1;
             // Otherwise another reader has it, or its producer moved it behind the mark.
-            if !self.consume || self.claim(&name)? {
+            if !self.consume || self.claim(&name, directory)? {
                 return Ok(Some(part));
             }
         }
     }
 
     /// Removes the part before `next`; of several readers one succeeds.
-    fn claim(&self, part: &Name) -> Result<bool, Error> {
-        let directory = self.volume.tree().directory(self.name.as_str());
+    fn claim(&self, part: &Name, directory: Option<OwnedFd>) -> Result<bool, Error> {
+        let open = || self.volume.tree().directory(self.name.as_str());
+        let directory = directory.map_or_else(open, Ok);
         let directory = directory.map_err(|errno| Error::io(self.name.as_str(), errno))?;
         consumed::advance(self.volume.tree(), directory.as_fd(), self.next)?;
         self.volume.remove(Key::Name(part))
     }
 
-    /// The name of the next part; a consuming reader starts after what was consumed before.
-    fn next_name(&mut self) -> Result<Name, Error> {
-        if self.consume
-            && let Ok(directory) = self.volume.tree().directory(self.name.as_str())
-        {
+    /// A consuming reader starts after what was consumed before. Returns its directory then, opened for this part alone.
+    fn skip_consumed(&mut self) -> Result<Option<OwnedFd>, Error> {
+        if !self.consume {
+            return Ok(None);
+        }
+        let directory = self.volume.tree().directory(self.name.as_str()).ok();
+        if let Some(directory) = &directory {
             self.next = self.next.max(consumed::read(directory.as_fd())?);
         }
-        part_name(&self.name, self.next)
+        Ok(directory)
     }
 
     fn end_mark(&self) -> Result<Option<End>, Error> {

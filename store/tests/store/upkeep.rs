@@ -2,10 +2,11 @@
 
 use std::io::IoSlice;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crate::support::{Place, name, named, pattern, place};
-use vineyard_store::{Fault, Key, Kind, Mode, PutOptions};
+use vineyard_store::{Fault, Key, Kind, Mode, PutOptions, SweepLimits, SweepReport};
 
 fn faults(place: &Place, repair: bool) -> Vec<Fault> {
     place
@@ -91,6 +92,88 @@ fn trash_goes_when_its_last_view_goes() {
     let report = place.volume.sweep().unwrap();
     assert_eq!((report.trash, report.mapped), (1, 0));
     assert_eq!(place.own("trash"), Vec::<String>::new());
+}
+
+fn sweep_for(place: &Place, time: u64, stop: bool, rest: u64) -> (bool, SweepReport) {
+    let limits = SweepLimits {
+        time: Duration::from_secs(time),
+        stop: &AtomicBool::new(stop),
+        rest: Duration::from_secs(rest),
+    };
+    let mut report = SweepReport::default();
+    let whole = place.volume.sweep_within(&limits, &mut report).unwrap();
+    (whole, report)
+}
+
+#[test]
+fn a_sweep_with_limits_ends_when_it_must_and_leaves_fresh_trash() {
+    let place = place();
+    let options = PutOptions {
+        ttl: Some(Duration::from_secs(3600)),
+        ..named("a")
+    };
+    let put = place
+        .volume
+        .put(Kind::Raw, &[IoSlice::new(b"1")], &options)
+        .unwrap();
+    expire(&place);
+    place.put("x", &pattern(3 << 20, 1));
+    let view = place.get("x");
+    place.volume.remove(Key::Name(&name("x"))).unwrap();
+    drop(view);
+    for (time, stop) in [(0, false), (3600, true)] {
+        let (whole, report) = sweep_for(&place, time, stop, 0);
+        assert!(!whole);
+        assert_eq!(report, SweepReport::default());
+    }
+    assert!(place.volume.stat(Key::from(&put)).is_ok());
+    let (whole, report) = sweep_for(&place, 3600, false, 3600);
+    assert!(whole);
+    assert_eq!((report.expired, report.trash, report.mapped), (1, 0, 1));
+    let (whole, report) = sweep_for(&place, 3600, false, 0);
+    assert!(whole);
+    assert_eq!((report.expired, report.trash, report.mapped), (0, 1, 0));
+}
+
+#[test]
+fn what_cannot_be_swept_does_not_keep_the_rest() {
+    let place = place();
+    let own = place.path().join(".vineyard");
+    for (folder, odd) in [
+        ("ttl", "000000000001.00000000000000000000000000.raw"),
+        ("links", "00000000000000000000000000"),
+        ("trash", "00000000000000000000000000.raw"),
+    ] {
+        let odd = own.join(folder).join(odd);
+        std::fs::create_dir_all(odd.join("full/er")).unwrap();
+    }
+    let options = PutOptions {
+        ttl: Some(Duration::from_secs(3600)),
+        ..named("a")
+    };
+    for _ in 0..20 {
+        place
+            .volume
+            .put(Kind::Raw, &[IoSlice::new(b"1")], &options)
+            .unwrap();
+    }
+    place.volume.remove(Key::Name(&name("a"))).unwrap();
+    place
+        .volume
+        .put(Kind::Raw, &[IoSlice::new(b"1")], &options)
+        .unwrap();
+    expire(&place);
+    place.volume.sweep().unwrap_err();
+    assert!(!place.volume.exists(&name("a")).unwrap());
+    assert_eq!(place.own("ttl").len(), 1);
+    let limits = SweepLimits {
+        time: Duration::from_secs(3600),
+        stop: &AtomicBool::new(false),
+        rest: Duration::ZERO,
+    };
+    let mut report = SweepReport::default();
+    place.volume.sweep_within(&limits, &mut report).unwrap_err();
+    assert_eq!(report.mapped, 1, "the directory in the trash");
 }
 
 #[test]
