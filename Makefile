@@ -257,9 +257,10 @@ cluster-up: cluster-programs cluster-images ## Starts a real Kubernetes of N nod
 .PHONY: cluster-test
 cluster-test: test-chart cluster-up ## Installs the driver on the cluster ID and tests it there
 	$(CLUSTER) exec --id $(ID) -- helm upgrade --install vineyard manifests/vineyard --namespace vineyard-system \
-		--create-namespace --values tests/cluster/values.yaml --wait --timeout 3m
+		--create-namespace --values tests/cluster/values.yaml --wait=legacy --timeout 3m
 	VINEYARD_TEST_CLUSTER=$(ID) VINEYARD_CLUSTER_PAGE=$(CURDIR)/docs/cluster.md \
 		cargo test --locked -p vineyard-tests --test cluster -- --ignored --test-threads=1
+	VINEYARD_TEST_CLUSTER=$(ID) $(BIN)/pytest -p no:cacheprovider -q manifests/tests/test_on_a_cluster.py
 
 .PHONY: cluster-conformance
 cluster-conformance: ## Runs the catalog's conformance suite against the API server of the cluster ID
