@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use vineyard_charge::cgroup::Hierarchy;
 use vineyard_charge::cgroup::control::ControlledCgroup;
 use vineyard_charge::survey::Ledger;
-use vineyard_charge::{CgroupId, MemoryCgroup, RemotePayer};
+use vineyard_charge::{CgroupId, MemoryCgroup, RemotePayer, ReserveError};
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
 
@@ -151,7 +152,14 @@ impl Ground {
 
     /// Another client of the payer that was started last.
     pub fn client(&self) -> RemotePayer {
-        RemotePayer::connect(self.sockets.last().unwrap(), "ledger test").unwrap()
+        let begin = Instant::now();
+        loop {
+            match RemotePayer::connect(self.sockets.last().unwrap(), "ledger test") {
+                // It may take longer to start than its clients wait for one that is gone.
+                Err(ReserveError::Unreachable(_)) if begin.elapsed() < super::patience() => {}
+                connected => return connected.unwrap(),
+            }
+        }
     }
 
     /// A process in the cgroup that writes the pattern into a file and ends.

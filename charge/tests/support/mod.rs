@@ -17,12 +17,20 @@ use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use vineyard_charge::wire::{Frames, encode, send};
 use vineyard_charge::{Extent, OwnPayer, Payer, ReserveError};
 use vineyard_proto::payer::{
     Pulled, Range, Refused, Reply, Request, Reserved, Usage, Welcome, refused, reply, request,
 };
+
+/// How long anything may take before it hangs: as many times longer as `VINEYARD_PATIENCE` says, for emulated machines.
+pub fn patience() -> Duration {
+    let times = std::env::var("VINEYARD_PATIENCE").ok();
+    let times = times.and_then(|times| times.parse().ok()).unwrap_or(1);
+    Duration::from_secs(60) * times
+}
 
 /// Serves each connection on a thread of its own.
 pub fn serve(listener: &UnixListener) {

@@ -3,9 +3,14 @@
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::libc;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::statvfs::statvfs;
+
+use super::HANG;
 
 pub(crate) struct Volume {
     volume: PathBuf,
@@ -69,6 +74,21 @@ impl Volume {
             .mode(0o444)
             .open(&self.volume)
             .unwrap()
+    }
+
+    /// Waits until the volume, which is a file system of its own, holds no more than this. What a test closed lives on for a
+    /// moment, while another one starts a process.
+    pub(crate) fn holds_at_most(&self, bytes: u64) {
+        let begun = Instant::now();
+        loop {
+            let stat = statvfs(&self.volume).unwrap();
+            let used = (stat.blocks() - stat.blocks_free()) * stat.fragment_size();
+            if used <= bytes {
+                return;
+            }
+            assert!(begun.elapsed() < HANG, "{used} bytes are in use");
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     pub(crate) fn files(&self, count: usize) -> Vec<File> {
