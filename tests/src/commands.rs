@@ -173,6 +173,14 @@ pub struct Content {
     pub len: u64,
 }
 
+impl Content {
+    /// `len` bytes that no other seed gives.
+    #[must_use]
+    pub const fn new(seed: u64, len: u64) -> Self {
+        Self { seed, len }
+    }
+}
+
 impl From<Content> for Pattern {
     fn from(content: Content) -> Self {
         Self {

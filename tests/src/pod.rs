@@ -10,8 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use vineyard_charge::RemotePayer;
 use vineyard_store::{Options, Volume};
 
+use crate::account::Account;
 use crate::binaries;
 use crate::cgroups::{Cgroup, unique_name};
 use crate::client::{Client, ClientOptions};
@@ -103,6 +105,42 @@ impl World {
             program: self.client,
             settings,
         })
+    }
+
+    /// A fresh volume with one pod in which sidecar and client run, and the account of it.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new) and [`started`](Self::started).
+    pub fn with_pod(size: u64, client: &'static str) -> Result<(Self, Pod, Account)> {
+        let world = Self::new(size, client)?;
+        let pod = world.started(PodSettings::new("pod", 1))?;
+        let account = Account::open(&world)?;
+        Ok((world, pod, account))
+    }
+
+    /// A fresh volume with two such pods of different users.
+    ///
+    /// # Errors
+    /// As [`with_pod`](Self::with_pod).
+    pub fn with_pods(size: u64, client: &'static str) -> Result<(Self, [Pod; 2], Account)> {
+        let world = Self::new(size, client)?;
+        let pods = [
+            world.started(PodSettings::new("one", 1))?,
+            world.started(PodSettings::new("two", 2))?,
+        ];
+        let account = Account::open(&world)?;
+        Ok((world, pods, account))
+    }
+
+    /// A pod of which only the sidecar runs, and a connection to it.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn payer(&self, settings: PodSettings) -> Result<(Pod, RemotePayer)> {
+        let mut pod = self.pod(settings)?;
+        pod.start_sidecar()?;
+        let payer = RemotePayer::connect(pod.socket(), "driver")?;
+        Ok((pod, payer))
     }
 
     /// A pod in which sidecar and client run.

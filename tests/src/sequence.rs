@@ -121,9 +121,7 @@ impl Play {
         let pods = (0..PODS)
             .map(|pod| world.started(settings(pod, 0)))
             .collect::<Result<_>>()?;
-        let mut retainer = world.pod(PodSettings::new("retainer", 9))?;
-        retainer.start_sidecar()?;
-        let payer = RemotePayer::connect(retainer.socket(), "driver")?;
+        let (retainer, payer) = world.payer(PodSettings::new("retainer", 9))?;
         let model = Model {
             tree: ledger::survey(world.volume())?,
             ..Model::default()

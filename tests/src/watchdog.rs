@@ -72,6 +72,11 @@ pub fn deadline(limit: Duration, what: impl Into<String>) -> Deadline {
     Deadline(id)
 }
 
+/// The same for the whole test that calls this.
+pub fn test_deadline(limit: Duration) -> Deadline {
+    deadline(limit, thread::current().name().unwrap_or_default())
+}
+
 impl Drop for Deadline {
     fn drop(&mut self) {
         let mut watch = watch_list();

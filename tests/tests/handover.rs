@@ -5,33 +5,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use vineyard_charge::{CgroupId, RemotePayer};
-use vineyard_tests::account::{Account, SIZES, create, done, get, pages, put, remove};
+use vineyard_tests::account::{SIZES, create, done, get, pages, put, remove};
 use vineyard_tests::commands::{Command, Content};
 use vineyard_tests::model::PAGE;
 use vineyard_tests::pod::{Pod, PodSettings, World};
 use vineyard_tests::recharge::{Recharged, recharge};
 use vineyard_tests::skip_unless_possible;
-use vineyard_tests::watchdog::{Deadline, deadline};
+use vineyard_tests::watchdog::test_deadline;
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_vineyard-test-client");
 const MIB: u64 = 1 << 20;
-
-fn content(seed: u64, len: u64) -> Content {
-    Content { seed, len }
-}
-
-fn limit() -> Deadline {
-    let test = std::thread::current();
-    deadline(Duration::from_secs(300), test.name().unwrap_or_default())
-}
-
-/// The retainer: a pod of which only the sidecar runs.
-fn retainer(world: &World) -> Result<(Pod, RemotePayer)> {
-    let mut pod = world.pod(PodSettings::new("retainer", 9))?;
-    pod.start_sidecar()?;
-    let payer = RemotePayer::connect(pod.socket(), "driver")?;
-    Ok((pod, payer))
-}
+const LIMIT: Duration = Duration::from_secs(300);
 
 fn move_bill(world: &World, from: &[CgroupId], to: &Pod, payer: &RemotePayer) -> Result<Recharged> {
     recharge(world.mount(), from, &to.cgroup().memory().subtree()?, payer)
@@ -56,17 +40,14 @@ fn look_again(pod: &mut Pod, number: u32) -> Result<()> {
 #[test]
 fn every_length_goes_to_the_retainer_under_the_eyes_of_its_readers() -> Result<()> {
     skip_unless_possible!();
-    let _limit = limit();
-    let world = World::new(512 * MIB, CLIENT)?;
-    let (mut keeper, payer) = retainer(&world)?;
-    let mut producer = world.started(PodSettings::new("producer", 1))?;
-    let mut consumer = world.started(PodSettings::new("consumer", 2))?;
+    let _limit = test_deadline(LIMIT);
+    let (world, [mut producer, mut consumer], mut account) = World::with_pods(512 * MIB, CLIENT)?;
+    let (mut keeper, payer) = world.payer(PodSettings::new("retainer", 9))?;
     let (from, to) = (producer.sidecar_cgroup().id(), keeper.sidecar_cgroup().id());
-    let mut account = Account::open(&world)?;
     account.ahead(8 * MIB);
     for (number, len) in SIZES.into_iter().enumerate() {
         let name = format!("object-{len}");
-        let object = content(number as u64, len);
+        let object = Content::new(number as u64, len);
         put(&mut producer, &name, object)?;
         account.add(from, len);
         look(&mut consumer, u32::try_from(number)?, &name, object)?;
@@ -87,7 +68,7 @@ fn every_length_goes_to_the_retainer_under_the_eyes_of_its_readers() -> Result<(
         "small files that are mapped are not reported: {moved:?}"
     );
     for (number, len) in SIZES.into_iter().enumerate() {
-        let object = content(number as u64, len);
+        let object = Content::new(number as u64, len);
         look_again(&mut consumer, u32::try_from(number)?).with_context(|| format!("{len}"))?;
         get(&mut consumer, &format!("object-{len}"), object, false, None)?;
     }
@@ -104,12 +85,9 @@ fn every_length_goes_to_the_retainer_under_the_eyes_of_its_readers() -> Result<(
 #[test]
 fn a_removed_producers_bytes_wait_on_its_parents_bill_and_go_to_the_retainer() -> Result<()> {
     skip_unless_possible!();
-    let _limit = limit();
-    let world = World::new(256 * MIB, CLIENT)?;
-    let (mut keeper, payer) = retainer(&world)?;
-    let mut producer = world.started(PodSettings::new("producer", 1))?;
-    let mut consumer = world.started(PodSettings::new("consumer", 2))?;
-    let mut account = Account::open(&world)?;
+    let _limit = test_deadline(LIMIT);
+    let (world, [mut producer, mut consumer], mut account) = World::with_pods(256 * MIB, CLIENT)?;
+    let (mut keeper, payer) = world.payer(PodSettings::new("retainer", 9))?;
     account.ahead(8 * MIB);
     let objects = [
         (0, 5000),
@@ -120,7 +98,7 @@ fn a_removed_producers_bytes_wait_on_its_parents_bill_and_go_to_the_retainer() -
     ];
     for (number, len) in objects {
         let name = format!("object-{number}");
-        let object = content(number.into(), len);
+        let object = Content::new(number.into(), len);
         match number % 2 {
             0 => put(&mut producer, &name, object)?,
             _ => create(&mut producer, number, &name, object)?,
@@ -128,7 +106,7 @@ fn a_removed_producers_bytes_wait_on_its_parents_bill_and_go_to_the_retainer() -
         account.add(producer.sidecar_cgroup().id(), len);
         look(&mut consumer, number, &name, object)?;
     }
-    let plain = content(9, 3 * MIB + 1);
+    let plain = Content::new(9, 3 * MIB + 1);
     let name = "plain".to_owned();
     done(
         &mut producer,
@@ -157,7 +135,7 @@ fn a_removed_producers_bytes_wait_on_its_parents_bill_and_go_to_the_retainer() -
         get(
             &mut consumer,
             &format!("object-{number}"),
-            content(number.into(), len),
+            Content::new(number.into(), len),
             false,
             None,
         )?;
@@ -169,18 +147,14 @@ fn a_removed_producers_bytes_wait_on_its_parents_bill_and_go_to_the_retainer() -
 #[test]
 fn a_bill_can_go_back_and_forth() -> Result<()> {
     skip_unless_possible!();
-    let _limit = limit();
-    let world = World::new(64 * MIB, CLIENT)?;
-    let (mut keeper, payer) = retainer(&world)?;
-    let mut pod = world.started(PodSettings::new("pod", 1))?;
-    let mut second = world.pod(PodSettings::new("second", 3))?;
-    second.start_sidecar()?;
-    let other = RemotePayer::connect(second.socket(), "driver")?;
-    let mut account = Account::open(&world)?;
+    let _limit = test_deadline(LIMIT);
+    let (world, mut pod, mut account) = World::with_pod(64 * MIB, CLIENT)?;
+    let (mut keeper, payer) = world.payer(PodSettings::new("retainer", 9))?;
+    let (mut second, other) = world.payer(PodSettings::new("second", 3))?;
     account.ahead(8 * MIB);
     let from = pod.sidecar_cgroup().id();
     for (number, len) in [6 * MIB, 4 * MIB + 1, PAGE].into_iter().enumerate() {
-        let object = content(number as u64, len);
+        let object = Content::new(number as u64, len);
         put(&mut pod, &format!("object-{number}"), object)?;
         account.add(from, len);
     }
@@ -204,7 +178,7 @@ fn a_bill_can_go_back_and_forth() -> Result<()> {
         get(
             &mut pod,
             &format!("object-{number}"),
-            content(number as u64, len),
+            Content::new(number as u64, len),
             false,
             None,
         )?;
@@ -216,11 +190,9 @@ fn a_bill_can_go_back_and_forth() -> Result<()> {
 #[test]
 fn a_full_volume_is_handed_over_too() -> Result<()> {
     skip_unless_possible!();
-    let _limit = limit();
-    let world = World::new(32 * MIB, CLIENT)?;
-    let (mut keeper, payer) = retainer(&world)?;
-    let mut pod = world.started(PodSettings::new("pod", 1))?;
-    let mut account = Account::open(&world)?;
+    let _limit = test_deadline(LIMIT);
+    let (world, mut pod, mut account) = World::with_pod(32 * MIB, CLIENT)?;
+    let (mut keeper, payer) = world.payer(PodSettings::new("retainer", 9))?;
     account.ahead(MIB);
     let from = pod.sidecar_cgroup().id();
     let free = 32 * MIB - world.mount().used()?;
@@ -229,12 +201,12 @@ fn a_full_volume_is_handed_over_too() -> Result<()> {
         put(
             &mut pod,
             &format!("object-{number}"),
-            content(number as u64, len),
+            Content::new(number as u64, len),
         )?;
         account.add(from, len);
     }
     let rest = free - account.of(from);
-    put(&mut pod, "rest", content(9, rest))?;
+    put(&mut pod, "rest", Content::new(9, rest))?;
     account.add(from, rest);
     account.ahead(0);
     account.check(&world)?;

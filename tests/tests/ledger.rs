@@ -8,34 +8,23 @@ use vineyard_tests::account::{Account, SIZES, create, done, get, pages, put, put
 use vineyard_tests::commands::{Cause, Command, Content};
 use vineyard_tests::pod::{PodSettings, World};
 use vineyard_tests::skip_unless_possible;
-use vineyard_tests::watchdog::{Deadline, deadline};
+use vineyard_tests::watchdog::test_deadline;
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_vineyard-test-client");
 const MIB: u64 = 1 << 20;
-
-fn content(seed: u64, len: u64) -> Content {
-    Content { seed, len }
-}
-
-fn limit() -> Deadline {
-    let test = std::thread::current();
-    deadline(Duration::from_secs(300), test.name().unwrap_or_default())
-}
+const LIMIT: Duration = Duration::from_secs(300);
 
 #[test]
 fn every_length_is_on_the_sidecars_bill_and_readers_pay_nothing() -> Result<()> {
     skip_unless_possible!();
-    let _limit = limit();
-    let world = World::new(512 * MIB, CLIENT)?;
-    let mut producer = world.started(PodSettings::new("producer", 1))?;
-    let mut consumer = world.started(PodSettings::new("consumer", 2))?;
+    let _limit = test_deadline(LIMIT);
+    let (world, [mut producer, mut consumer], mut account) = World::with_pods(512 * MIB, CLIENT)?;
     let payer = producer.sidecar_cgroup().id();
-    let mut account = Account::open(&world)?;
     account.ahead(8 * MIB);
     for (number, len) in SIZES.into_iter().enumerate() {
         let view = u32::try_from(number)?;
         for way in ["put", "create"] {
-            let (name, object) = (format!("{way}-{len}"), content(number as u64, len));
+            let (name, object) = (format!("{way}-{len}"), Content::new(number as u64, len));
             match way {
                 "put" => put(&mut producer, &name, object)?,
                 _ => create(&mut producer, view, &name, object)?,
@@ -87,12 +76,10 @@ fn every_length_is_on_the_sidecars_bill_and_readers_pay_nothing() -> Result<()> 
 #[test]
 fn a_draft_that_is_never_sealed_is_billed_to_the_sidecar_and_gone_with_its_client() -> Result<()> {
     skip_unless_possible!();
-    let _limit = limit();
-    let world = World::new(64 * MIB, CLIENT)?;
-    let mut pod = world.started(PodSettings::new("pod", 1))?;
-    let mut account = Account::open(&world)?;
+    let _limit = test_deadline(LIMIT);
+    let (world, mut pod, mut account) = World::with_pod(64 * MIB, CLIENT)?;
     let before = pod.sidecar_cgroup().memory().usage()?;
-    let object = content(1, 24 * MIB + 5);
+    let object = Content::new(1, 24 * MIB + 5);
     done(
         &mut pod,
         &Command::Create {
@@ -118,26 +105,24 @@ fn a_draft_that_is_never_sealed_is_billed_to_the_sidecar_and_gone_with_its_clien
 #[test]
 fn an_almost_full_volume_takes_what_fits_to_the_page_and_refuses_the_rest() -> Result<()> {
     skip_unless_possible!();
-    let _limit = limit();
+    let _limit = test_deadline(LIMIT);
     for room in [4096, MIB, 2 * MIB, 2 * MIB + 4096, 5 * MIB - 4096] {
-        let world = World::new(32 * MIB, CLIENT)?;
-        let mut pod = world.started(PodSettings::new("pod", 1))?;
+        let (world, mut pod, mut account) = World::with_pod(32 * MIB, CLIENT)?;
         let payer = pod.sidecar_cgroup().id();
-        let mut account = Account::open(&world)?;
         account.ahead(8 * MIB);
         let fill = 32 * MIB - world.mount().used()? - room;
-        put(&mut pod, "fill", content(1, fill))?;
+        put(&mut pod, "fill", Content::new(1, fill))?;
         account.add(payer, fill);
         account.check(&world)?;
-        let message = put_refused(&mut pod, content(2, room + 1), Cause::Volume)?;
+        let message = put_refused(&mut pod, Content::new(2, room + 1), Cause::Volume)?;
         anyhow::ensure!(message.contains("full"), "{message}");
         account.check(&world).context("after a refused put")?;
-        put(&mut pod, "last", content(3, room)).context("exactly what fits")?;
+        put(&mut pod, "last", Content::new(3, room)).context("exactly what fits")?;
         account.add(payer, room);
         account.check(&world)?;
-        put_refused(&mut pod, content(4, 1), Cause::Volume)?;
-        get(&mut pod, "fill", content(1, fill), false, None)?;
-        get(&mut pod, "last", content(3, room), false, None)?;
+        put_refused(&mut pod, Content::new(4, 1), Cause::Volume)?;
+        get(&mut pod, "fill", Content::new(1, fill), false, None)?;
+        get(&mut pod, "last", Content::new(3, room), false, None)?;
         pod.check_alive()?;
         pod.kill_client()?;
         account.ahead(0);
@@ -149,15 +134,13 @@ fn an_almost_full_volume_takes_what_fits_to_the_page_and_refuses_the_rest() -> R
 #[test]
 fn a_put_beyond_the_sidecars_limit_is_refused_and_nobody_is_killed() -> Result<()> {
     skip_unless_possible!();
-    let _limit = limit();
-    let world = World::new(512 * MIB, CLIENT)?;
-    let mut pod = world.started(PodSettings::new("pod", 1))?;
+    let _limit = test_deadline(LIMIT);
+    let (world, mut pod, mut account) = World::with_pod(512 * MIB, CLIENT)?;
     pod.sidecar_cgroup().limit(64 * MIB)?;
     let payer = pod.sidecar_cgroup().id();
-    let mut account = Account::open(&world)?;
     account.ahead(8 * MIB);
     for len in [65 * MIB, 100 * MIB + 1, 300 * MIB] {
-        put_refused(&mut pod, content(1, len), Cause::Cgroup)?;
+        put_refused(&mut pod, Content::new(1, len), Cause::Cgroup)?;
         account.check(&world)?;
         pod.check_alive()?;
     }
@@ -167,7 +150,7 @@ fn a_put_beyond_the_sidecars_limit_is_refused_and_nobody_is_killed() -> Result<(
         for _ in 0..most {
             let command = Command::Put {
                 name: Some(format!("object-{count}")),
-                content: content(count, len),
+                content: Content::new(count, len),
                 overwrite: true,
             };
             match pod.call(&command)? {
@@ -190,7 +173,7 @@ fn a_put_beyond_the_sidecars_limit_is_refused_and_nobody_is_killed() -> Result<(
 #[test]
 fn a_put_beyond_the_pods_limit_is_refused_and_nobody_is_killed() -> Result<()> {
     skip_unless_possible!();
-    let _limit = limit();
+    let _limit = test_deadline(LIMIT);
     let world = World::new(512 * MIB, CLIENT)?;
     let mut settings = PodSettings::new("pod", 1);
     settings.limit = Some(128 * MIB);
@@ -198,10 +181,10 @@ fn a_put_beyond_the_pods_limit_is_refused_and_nobody_is_killed() -> Result<()> {
     let mut account = Account::open(&world)?;
     account.ahead(8 * MIB);
     // 80 MiB in the client's own memory, and as much again on the bill: too much for the pod.
-    put_refused(&mut pod, content(1, 80 * MIB), Cause::Cgroup)?;
+    put_refused(&mut pod, Content::new(1, 80 * MIB), Cause::Cgroup)?;
     account.check(&world)?;
     pod.check_alive()?;
-    put(&mut pod, "object", content(2, 20 * MIB))?;
+    put(&mut pod, "object", Content::new(2, 20 * MIB))?;
     account.add(pod.sidecar_cgroup().id(), 20 * MIB);
     account.check(&world)?;
     pod.check_alive()
@@ -210,7 +193,7 @@ fn a_put_beyond_the_pods_limit_is_refused_and_nobody_is_killed() -> Result<()> {
 #[test]
 fn an_allowance_is_never_exceeded_not_even_by_a_restarted_sidecar() -> Result<()> {
     skip_unless_possible!();
-    let _limit = limit();
+    let _limit = test_deadline(LIMIT);
     let world = World::new(256 * MIB, CLIENT)?;
     let mut settings = PodSettings::new("pod", 1);
     settings.allowance = 32 * MIB;
@@ -218,21 +201,21 @@ fn an_allowance_is_never_exceeded_not_even_by_a_restarted_sidecar() -> Result<()
     let payer = pod.sidecar_cgroup().id();
     let mut account = Account::open(&world)?;
     account.ahead(8 * MIB);
-    put(&mut pod, "a", content(1, 20 * MIB))?;
+    put(&mut pod, "a", Content::new(1, 20 * MIB))?;
     account.add(payer, 20 * MIB);
     for restart in [false, true] {
         if restart {
             pod.kill_sidecar()?;
             pod.start_sidecar()?;
         }
-        put_refused(&mut pod, content(2, 20 * MIB), Cause::Allowance)?;
+        put_refused(&mut pod, Content::new(2, 20 * MIB), Cause::Allowance)?;
         account.check(&world)?;
     }
     // What is removed, by whomever, may be put again.
     remove(&mut pod, "a")?;
     account.take(payer, 20 * MIB)?;
     for round in 0..3 {
-        put(&mut pod, "b", content(3, 24 * MIB)).with_context(|| format!("round {round}"))?;
+        put(&mut pod, "b", Content::new(3, 24 * MIB)).with_context(|| format!("round {round}"))?;
         account.add(payer, 24 * MIB);
         account.check(&world)?;
         pod.kill_sidecar()?;
@@ -247,11 +230,9 @@ fn an_allowance_is_never_exceeded_not_even_by_a_restarted_sidecar() -> Result<()
 #[test]
 fn an_ordinary_file_is_on_the_bill_of_the_container_that_writes_it() -> Result<()> {
     skip_unless_possible!();
-    let _limit = limit();
-    let world = World::new(64 * MIB, CLIENT)?;
-    let mut pod = world.started(PodSettings::new("pod", 1))?;
-    let mut account = Account::open(&world)?;
-    let object = content(1, 3 * MIB + 17);
+    let _limit = test_deadline(LIMIT);
+    let (world, mut pod, mut account) = World::with_pod(64 * MIB, CLIENT)?;
+    let object = Content::new(1, 3 * MIB + 17);
     let name = "plain".to_owned();
     done(
         &mut pod,
