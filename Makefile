@@ -175,7 +175,7 @@ test-cleanup: ## Removes what killed test runs have left
 
 .PHONY: vm-test
 vm-test: ## Runs what depends on the kernel in virtual machines: cgroup version 2, Linux 6.1 and newer (slow, needs root)
-	tests/vm/test $(KERNELS)
+	RUST_TESTED="$(RUST_TESTED)" tests/vm/test $(KERNELS)
 
 # Not the advisories: their database is no package, so a build would depend on one more host.
 .PHONY: deny
