@@ -3,27 +3,80 @@
 use std::fs;
 
 use super::{Answer, Capability, capability};
-use crate::cgroup::{Hierarchy, MemoryCgroup, Version};
+use crate::cgroup::{CgroupError, Hierarchy, MemoryCgroup, Version};
 
 pub(super) fn probe() -> Vec<Capability> {
     let hierarchy = Hierarchy::detect();
     let own = MemoryCgroup::own();
-    let layout = match &hierarchy {
+    vec![
+        layout(&hierarchy),
+        bill(&own),
+        limits(&own),
+        create(own.as_ref().ok(), hierarchy.as_ref().ok()),
+    ]
+}
+
+fn layout(hierarchy: &Result<Hierarchy, CgroupError>) -> Capability {
+    let says = [
+        "",
+        "Nobody is billed and no limit is known: mount the cgroup hierarchy, with the memory controller, to see bills",
+        "",
+    ];
+    let (answer, found) = match hierarchy {
         Ok(h) => {
+            let accounts = accounts_memory(h);
             let version = match h.version {
                 Version::V1 => "version 1",
                 Version::V2 => "version 2",
             };
-            let other = if h.hybrid {
-                ", another version beside it"
-            } else {
-                ""
+            let other = match (h.hybrid, accounts) {
+                (_, false) => ", without the memory controller",
+                (true, true) => ", another version beside it",
+                (false, true) => "",
             };
-            format!("{version} at {}{other}", h.mount.display())
+            let answer = if accounts { Answer::Yes } else { Answer::No };
+            (answer, format!("{version} at {}{other}", h.mount.display()))
         }
-        Err(error) => error.to_string(),
+        Err(error) => (Answer::No, error.to_string()),
     };
-    let limits = match &own {
+    capability("cgroup-hierarchy", answer, found, says)
+}
+
+/// Version 2 is mounted as a whole, also where the kernel was told to leave the memory controller out.
+fn accounts_memory(hierarchy: &Hierarchy) -> bool {
+    if hierarchy.version == Version::V1 {
+        return true;
+    }
+    let controllers = fs::read_to_string(hierarchy.mount.join("cgroup.controllers"));
+    // What cannot be read is found out by the next probe.
+    controllers.map_or(true, |list| {
+        list.split_whitespace().any(|it| it == "memory")
+    })
+}
+
+fn bill(own: &Result<MemoryCgroup, CgroupError>) -> Capability {
+    let name = "memory-cgroup";
+    match own {
+        Ok(own) => capability(
+            name,
+            Answer::Yes,
+            format!("{} is cgroup {}", own.directory().display(), own.id().0),
+            ["", "", ""],
+        ),
+        Err(error) => {
+            let meaning = match error {
+                CgroupError::Root => {
+                    "What this process allocates is on nobody's bill: it is not in a container"
+                }
+                _ => "The limit of this process is unknown; a probe of 2 MiB stands in for it",
+            };
+            capability(name, Answer::No, error.to_string(), ["", meaning, ""])
+        }
+    }
+}
+
+fn limits(own: &Result<MemoryCgroup, CgroupError>) -> Capability {
+    let (answer, found) = match own {
         Ok(own) if own.has_hidden_ancestors() => (
             Answer::No,
             format!("{} levels, more above them", own.ancestors().len() + 1),
@@ -32,44 +85,15 @@ pub(super) fn probe() -> Vec<Capability> {
             Answer::Yes,
             format!("{} levels up to the root", own.ancestors().len() + 1),
         ),
+        Err(CgroupError::Root) => (Answer::Yes, "the root has none".to_owned()),
         Err(error) => (Answer::Unknown, error.to_string()),
     };
-    vec![
-        capability(
-            "cgroup-hierarchy",
-            super::outcome(&hierarchy),
-            layout,
-            [
-                "",
-                "Nobody is billed and no limit is known: mount the cgroup hierarchy to see bills",
-                "",
-            ],
-        ),
-        capability(
-            "memory-cgroup",
-            super::outcome(&own),
-            match &own {
-                Ok(own) => format!("{} is cgroup {}", own.directory().display(), own.id().0),
-                Err(error) => error.to_string(),
-            },
-            [
-                "",
-                "The limit of this process is unknown; a probe of 2 MiB stands in for it",
-                "",
-            ],
-        ),
-        capability(
-            "limits-visible",
-            limits.0,
-            limits.1,
-            [
-                "",
-                "As in any container: room above is probed by 2 MiB steps, which is slower for small reserves of many MiB",
-                "Limits cannot be checked; room is probed by 2 MiB steps",
-            ],
-        ),
-        create(own.as_ref().ok(), hierarchy.as_ref().ok()),
-    ]
+    let says = [
+        "",
+        "As in any container: room above is probed by 2 MiB steps, which is slower for small reserves of many MiB",
+        "Limits cannot be checked; room is probed by 2 MiB steps",
+    ];
+    capability("limits-visible", answer, found, says)
 }
 
 /// Tried by making one, for a moment.
@@ -93,4 +117,38 @@ fn create(own: Option<&MemoryCgroup>, hierarchy: Option<&Hierarchy>) -> Capabili
     }
     let found = super::words(&made, &format!("below {}", parent.display()));
     capability("create-cgroups", super::outcome(&made), found, says)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_2_without_the_memory_controller_bills_nobody() {
+        let mount = tempfile::tempdir().unwrap();
+        let hierarchy = Hierarchy {
+            version: Version::V2,
+            mount: mount.path().to_owned(),
+            root: "/".into(),
+            hybrid: false,
+        };
+        for (controllers, answer) in [
+            ("cpuset cpu io pids\n", Answer::No),
+            ("cpuset cpu io memory pids\n", Answer::Yes),
+        ] {
+            fs::write(mount.path().join("cgroup.controllers"), controllers).unwrap();
+            let said = layout(&Ok(hierarchy.clone()));
+            assert_eq!(said.answer, answer, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_in_the_root_of_version_2_has_no_bill_and_no_limit() {
+        assert_eq!(bill(&Err(CgroupError::Root)).answer, Answer::No);
+        assert_eq!(limits(&Err(CgroupError::Root)).answer, Answer::Yes);
+        assert_eq!(
+            limits(&Err(CgroupError::NotMounted)).answer,
+            Answer::Unknown
+        );
+    }
 }

@@ -2,7 +2,7 @@
 
 use nix::sys::inotify::{InitFlags, Inotify};
 use nix::sys::resource::{Resource, getrlimit};
-use vineyard_charge::MemoryCgroup;
+use vineyard_charge::{CgroupError, MemoryCgroup};
 
 use super::{Area, Check};
 use crate::bytes::human;
@@ -19,6 +19,9 @@ pub(crate) fn checks() -> Vec<Check> {
 fn headroom() -> Check {
     let advice = "Without a visible memory cgroup, reserves probe for room step by step.";
     match MemoryCgroup::own().and_then(|own| own.headroom()) {
+        Err(CgroupError::Root) => {
+            AREA.ok("headroom", "it is in the root cgroup, which has no limit")
+        }
         Err(error) => AREA.note("headroom", error.to_string(), advice),
         Ok(free) => {
             let room = free.map_or_else(
