@@ -124,7 +124,7 @@ fn room(spec: &PodSpec, bounds: &Bounds) -> u64 {
     let of_container = bounds.most_memory.map_or(u64::MAX, |most| most.0);
     let of_pod = bounds.most_pod_memory.map_or(u64::MAX, |most| {
         let others = lasting(spec).filter_map(|container| limit(container, "memory"));
-        let others = others.filter_map(|text| quantity::bytes(text));
+        let others = others.filter_map(quantity::bytes);
         let others = others.fold(0, |sum: u64, each| sum.saturating_add(each.0));
         most.0.saturating_sub(others)
     });
