@@ -2,6 +2,7 @@
 //!
 //! Prints the milliseconds that the call took. The demo runs this; it is also handy for trying a standalone driver by hand.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,17 @@ use vineyard_proto::csi::{
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(5);
 
+/// What Kubernetes says about claims and pods.
+const CLAIM: [&str; 2] = [
+    "csi.storage.k8s.io/pvc/namespace",
+    "csi.storage.k8s.io/pvc/name",
+];
+const POD: [&str; 3] = [
+    "csi.storage.k8s.io/pod.namespace",
+    "csi.storage.k8s.io/pod.name",
+    "csi.storage.k8s.io/pod.uid",
+];
+
 #[derive(Debug, Parser)]
 #[command(about)]
 struct Args {
@@ -35,7 +47,13 @@ struct Args {
 #[derive(Clone, Debug, Subcommand)]
 enum Call {
     /// CreateVolume
-    Create { name: String, bytes: i64 },
+    Create {
+        name: String,
+        bytes: i64,
+        /// The claim that it is for, as the provisioner says it: NAMESPACE/NAME
+        #[arg(long)]
+        claim: Option<String>,
+    },
     /// NodeStageVolume
     Stage { id: String, staging: String },
     /// NodePublishVolume of a claim
@@ -43,6 +61,9 @@ enum Call {
         id: String,
         staging: String,
         target: String,
+        /// The pod, as kubelet says it: NAMESPACE/NAME/UID
+        #[arg(long)]
+        pod: Option<String>,
     },
     /// NodePublishVolume of a pod's inline sockets volume
     PublishSockets {
@@ -86,7 +107,7 @@ async fn answer(channel: Channel, call: Call) -> Result<(), Status> {
     let mut controller = ControllerClient::new(channel.clone());
     let mut node = NodeClient::new(channel);
     match call {
-        Call::Create { name, bytes } => {
+        Call::Create { name, bytes, claim } => {
             let capacity_range = Some(CapacityRange {
                 required_bytes: bytes,
                 limit_bytes: 0,
@@ -95,6 +116,7 @@ async fn answer(channel: Channel, call: Call) -> Result<(), Status> {
                 name,
                 capacity_range,
                 volume_capabilities: vec![capability()],
+                parameters: context(&CLAIM, claim.as_deref()),
                 ..Default::default()
             };
             done(controller.create_volume(request).await)
@@ -112,12 +134,14 @@ async fn answer(channel: Channel, call: Call) -> Result<(), Status> {
             id,
             staging,
             target,
+            pod,
         } => {
             let request = NodePublishVolumeRequest {
                 volume_id: id,
                 staging_target_path: staging,
                 target_path: target,
                 volume_capability: Some(capability()),
+                volume_context: context(&POD, pod.as_deref()),
                 ..Default::default()
             };
             done(node.node_publish_volume(request).await)
@@ -160,6 +184,15 @@ async fn answer(channel: Channel, call: Call) -> Result<(), Status> {
             done(controller.delete_volume(request).await)
         }
     }
+}
+
+/// The parts of a reference, each under its key.
+fn context(keys: &[&str], reference: Option<&str>) -> HashMap<String, String> {
+    let parts = reference.into_iter().flat_map(|it| it.split('/'));
+    let pairs = keys.iter().zip(parts);
+    pairs
+        .map(|(key, part)| ((*key).to_owned(), part.to_owned()))
+        .collect()
 }
 
 fn done<T>(answer: Result<Response<T>, Status>) -> Result<(), Status> {

@@ -1,6 +1,7 @@
 //! The command line and the environment: read here and nowhere else, turned into concrete types once.
 
 mod bill;
+mod report;
 mod sockets;
 mod unused;
 #[cfg(feature = "kubernetes")]
@@ -34,12 +35,14 @@ use crate::metrics::Metrics;
 use crate::mount::{LinuxMounter, Mounter, Unmounter, unmount_here};
 use crate::node::{self, Clones, Node};
 use crate::records::{RecordFlags, Records};
+use crate::report::Page;
 use crate::sockets::{Claims, RunDirectory};
 use crate::validation::Targets;
 use crate::volume::{Catalog, NodeId, label_value};
 use crate::{http, retainer, server};
 
 use bill::BillFlags;
+use report::{ReportFlags, WebFlags};
 use sockets::SocketsFlags;
 #[cfg(feature = "kubernetes")]
 use webhook::WebhookFlags;
@@ -180,6 +183,9 @@ struct ControllerFlags {
         default_value_t = 40
     )]
     node_grace: u64,
+
+    #[command(flatten)]
+    web: WebFlags,
 }
 
 #[derive(Debug, Flags)]
@@ -233,6 +239,9 @@ struct NodeFlags {
 
     #[command(flatten)]
     sockets: SocketsFlags,
+
+    #[command(flatten)]
+    report: ReportFlags,
 
     /// File with the identity of this boot. Tests put another one here to reboot.
     #[arg(
@@ -310,7 +319,9 @@ struct Parts {
     catalog: Arc<dyn Catalog>,
     edge: Edge,
     routes: Routes,
-    node: Option<Arc<Node>>,
+    node: Option<(Arc<Node>, ReportFlags)>,
+    /// The web page, and where it is served.
+    page: Option<(SocketAddr, Page)>,
     registry: Option<PathBuf>,
     /// Where the node's operators find its socket.
     run_dir: PathBuf,
@@ -330,13 +341,24 @@ impl Parts {
             default_capacity,
             drop_patience,
             node_grace,
+            web,
         } = flags;
+        let node_grace = Duration::from_secs(node_grace);
+        self.page = web.address().map(|address| {
+            let page = Page {
+                catalog: Arc::clone(&self.catalog),
+                nodes: nodes.clone(),
+                node_grace,
+                events: self.records.events.clone(),
+            };
+            (address, page)
+        });
         let controller = Arc::new(Controller {
             catalog: Arc::clone(&self.catalog),
             nodes,
             default_capacity,
             drop_patience: Duration::from_secs(drop_patience),
-            node_grace: Duration::from_secs(node_grace),
+            node_grace,
             events: self.records.events.clone(),
             cloning: tokio::sync::Mutex::default(),
             locks: KeyedLock::default(),
@@ -360,6 +382,7 @@ impl Parts {
             bill,
             unmount_patience,
             sockets,
+            report,
             boot_id_file,
         } = flags;
         let events = self.records.events.clone();
@@ -416,7 +439,7 @@ impl Parts {
             node: Arc::clone(&node),
         };
         self.routes = self.routes.add_service(NodeServer::new(service));
-        self.node = Some(node);
+        self.node = Some((node, report));
         self.registry = registry;
         self.run_dir = run_dir;
         Ok(self)
@@ -453,6 +476,7 @@ fn serve(
             edge,
             routes,
             node: None,
+            page: None,
             registry: None,
             run_dir: PathBuf::new(),
             #[cfg(feature = "kubernetes")]
@@ -464,7 +488,7 @@ fn serve(
             let listener = listener.with_context(|| format!("listen on {address}"))?;
             tokio::spawn(http::serve(listener, metrics, is_ready));
         }
-        if let Some(node) = parts.node {
+        if let Some((node, report)) = parts.node {
             node.reconcile()
                 .await
                 .context("compare records and mounts")?;
@@ -478,6 +502,8 @@ fn serve(
             }
             parts.records.announce(&node).await?;
             tokio::spawn(Arc::clone(&node).sweep());
+            let reporter = report.build(Arc::clone(&node), http_address);
+            tokio::spawn(reporter.run());
             tokio::spawn(node.live());
         }
         #[cfg(feature = "kubernetes")]
@@ -485,6 +511,9 @@ fn serve(
             let listen = webhook.listen;
             let started = webhook.start(shown.clone()).await;
             started.with_context(|| format!("listen on {listen}"))?;
+        }
+        if let Some((address, page)) = parts.page {
+            report::serve(address, page).await?;
         }
         ready.send_replace(true);
         server::run(parts.routes, endpoint, parts.registry).await

@@ -167,6 +167,8 @@ impl Wish {
             claim: self.claim.clone(),
             stagings: Vec::new(),
             publications: Vec::new(),
+            usage: None,
+            conditions: Vec::new(),
         }
     }
 }

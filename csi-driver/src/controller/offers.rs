@@ -24,7 +24,7 @@ impl Offers {
     ///
     /// # Errors
     /// When Kubernetes does not say.
-    pub(super) async fn all(&self) -> Result<Vec<NodeBudget>, catalog::Error> {
+    pub(crate) async fn all(&self) -> Result<Vec<NodeBudget>, catalog::Error> {
         match self {
             Self::Fixed(nodes) => Ok(nodes.clone()),
             #[cfg(feature = "kubernetes")]

@@ -1,6 +1,8 @@
 //! What the driver keeps in Kubernetes: custom resources, and their definitions made from the types here.
 
 mod definitions;
+#[cfg(test)]
+mod golden;
 mod node;
 mod volume;
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
 use crate::controller::NodeBudget;
-use crate::volume::{NodeId, Tombstone, catalog};
+use crate::volume::{NodeId, NodeReport, Tombstone, catalog};
 
 /// Who the API server says wrote what a node offers.
 const FIELD_MANAGER: &str = "vineyard-node";
@@ -28,6 +28,9 @@ const FIELD_MANAGER: &str = "vineyard-node";
     category = "vineyard",
     printcolumn = r#"{"name": "Pool", "type": "string", "jsonPath": ".spec.pool"}"#,
     printcolumn = r#"{"name": "Budget", "type": "integer", "jsonPath": ".spec.budget"}"#,
+    printcolumn = r#"{"name": "Booked", "type": "integer", "jsonPath": ".status.bookedBytes"}"#,
+    printcolumn = r#"{"name": "Charged", "type": "integer", "jsonPath": ".status.report.charged"}"#,
+    printcolumn = r#"{"name": "Retained", "type": "integer", "jsonPath": ".status.report.retained"}"#,
     printcolumn = r#"{"name": "Boot", "type": "string", "jsonPath": ".status.bootId", "priority": 1}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
@@ -52,10 +55,15 @@ pub(crate) struct VineyardNodeStatus {
     pub(crate) beats: u64,
     /// Counts the bookings that were made here.
     pub(crate) booked: u64,
+    /// What is booked here in all, in bytes.
+    pub(crate) booked_bytes: Bytes,
     /// What is booked here, by volume. May be more than the volumes have for a while, never less.
     pub(crate) bookings: BTreeMap<String, Booking>,
     /// Memory of deleted volumes that it still has to drop.
     pub(crate) tombstones: Vec<Tombstone>,
+    /// What it says about itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) report: Option<NodeReport>,
 }
 
 /// What is booked for a volume.

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::bytes::Bytes;
 use crate::volume::{
-    AccessMode, ClaimReference, ContentSource, Layer, NodeId, Parameters, Phase, Publication,
-    Staging, Volume, VolumeId,
+    AccessMode, ClaimReference, Condition, ContentSource, Layer, NodeId, Parameters, Phase,
+    Publication, Staging, Usage, Volume, VolumeId,
 };
 
 /// A memory volume: what was asked for.
@@ -29,6 +29,7 @@ use crate::volume::{
     printcolumn = r#"{"name": "Home", "type": "string", "jsonPath": ".status.home"}"#,
     printcolumn = r#"{"name": "Namespace", "type": "string", "jsonPath": ".spec.claim.namespace"}"#,
     printcolumn = r#"{"name": "Claim", "type": "string", "jsonPath": ".spec.claim.name"}"#,
+    printcolumn = r#"{"name": "Used", "type": "integer", "jsonPath": ".status.usage.used"}"#,
     printcolumn = r#"{"name": "Capacity", "type": "integer", "jsonPath": ".spec.capacity"}"#,
     printcolumn = r#"{"name": "Epoch", "type": "integer", "jsonPath": ".status.epoch", "priority": 1}"#,
     printcolumn = r#"{"name": "Reason", "type": "string", "jsonPath": ".status.reason", "priority": 1}"#,
@@ -84,6 +85,12 @@ pub(crate) struct VineyardVolumeStatus {
     /// Where it is published.
     #[serde(default)]
     publications: Vec<Publication>,
+    /// What its home saw of its memory last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+    /// What that and the rest mean.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    conditions: Vec<Condition>,
 }
 
 /// Where in its life a volume is.
@@ -123,6 +130,8 @@ impl From<Volume> for VineyardVolume {
             claim,
             stagings,
             publications,
+            usage,
+            conditions,
         } = volume;
         let (phase, moving_to, reason) = match phase {
             Phase::Booked => (PhaseName::Booked, None, None),
@@ -157,6 +166,8 @@ impl From<Volume> for VineyardVolume {
                 layers,
                 stagings,
                 publications,
+                usage,
+                conditions,
             }),
         }
     }
@@ -199,6 +210,8 @@ impl TryFrom<VineyardVolume> for Volume {
             layers: status.layers,
             stagings: status.stagings,
             publications: status.publications,
+            usage: status.usage,
+            conditions: status.conditions,
         })
     }
 }

@@ -1,11 +1,12 @@
 //! Where records are kept. One trait, so that files and Kubernetes resources obey the same rules.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use tonic::async_trait;
 
 use super::listing::{Listing, Tombstone};
-use super::{NodeId, Volume, VolumeId};
+use super::{NodeId, NodeReport, Volume, VolumeId};
 use crate::bytes::Bytes;
 
 /// Version of a record: opaque, different after every change, never used again for the same id.
@@ -118,6 +119,12 @@ pub(crate) trait Catalog: Send + Sync + fmt::Debug {
     /// What fails below.
     async fn beat(&self, node: &NodeId, boot_id: &str) -> Result<Vec<Tombstone>, Error>;
 
+    /// Writes down what a node says about itself. It has said before that it lives.
+    ///
+    /// # Errors
+    /// What fails below.
+    async fn report(&self, node: &NodeId, report: NodeReport) -> Result<(), Error>;
+
     /// Forgets a tombstone of a node: the memory is dropped.
     ///
     /// # Errors
@@ -175,6 +182,7 @@ async fn change_within<E: From<Error>>(
         if next == stored.volume {
             return Ok(next);
         }
+        next.refresh_conditions(SystemTime::now());
         let swapped = match budget {
             Some(budget) => catalog.book(Some(&stored.version), next, budget).await,
             None => catalog.update(&stored.version, next).await,

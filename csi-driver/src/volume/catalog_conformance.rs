@@ -25,6 +25,8 @@ pub(crate) fn volume(name: &str) -> Volume {
         claim: None,
         stagings: Default::default(),
         publications: Vec::new(),
+        usage: None,
+        conditions: Vec::new(),
     }
 }
 

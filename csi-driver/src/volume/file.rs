@@ -16,7 +16,7 @@ use tonic::async_trait;
 
 use super::catalog::{Catalog, Error, ResourceVersion, Revision, Stored};
 use super::listing::{Corrupt, Listing, Tombstone};
-use super::{NodeId, Volume, VolumeId};
+use super::{NodeId, NodeReport, Volume, VolumeId};
 use crate::bytes::Bytes;
 #[cfg(not(test))]
 use crate::failpoint::fail_point;
@@ -164,6 +164,12 @@ impl Catalog for FileCatalog {
     async fn beat(&self, node: &NodeId, boot_id: &str) -> Result<Vec<Tombstone>, Error> {
         let (node, boot_id) = (node.clone(), boot_id.to_owned());
         self.run(move |directory| directory.beat(&node, &boot_id))
+            .await
+    }
+
+    async fn report(&self, node: &NodeId, report: NodeReport) -> Result<(), Error> {
+        let node = node.clone();
+        self.run(move |directory| directory.report(&node, report))
             .await
     }
 

@@ -12,13 +12,15 @@ use serde::{Deserialize, Serialize};
 use super::catalog::Error;
 use super::file::{Directory, stems, storage};
 use super::listing::{Corrupt, Listing, NodeRecord, Tombstone};
-use super::{NodeId, Volume};
+use super::{NodeId, NodeReport, Volume};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct NodeDocument {
     boot_id: String,
     tombstones: Vec<Tombstone>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    report: Option<NodeReport>,
 }
 
 impl Directory {
@@ -75,6 +77,7 @@ impl Directory {
         let document = NodeDocument {
             boot_id: boot_id.to_owned(),
             tombstones,
+            report: before.as_ref().and_then(|it| it.report.clone()),
         };
         if before.as_ref() != Some(&document) {
             self.write_node(node, &document)?;
@@ -98,6 +101,7 @@ impl Directory {
             let mut document = self.read_node(node)?.unwrap_or_else(|| NodeDocument {
                 boot_id: layer.boot_id.clone(),
                 tombstones: Vec::new(),
+                report: None,
             });
             let tombstone = Tombstone {
                 volume: volume.id.clone(),
@@ -111,6 +115,14 @@ impl Directory {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn report(&self, node: &NodeId, report: NodeReport) -> Result<(), Error> {
+        let Some(mut document) = self.read_node(node)? else {
+            return Ok(());
+        };
+        document.report = Some(report);
+        self.write_node(node, &document)
     }
 
     pub(super) fn dropped(&self, node: &NodeId, tombstone: &Tombstone) -> Result<(), Error> {
@@ -139,6 +151,7 @@ impl Directory {
                     node,
                     boot_id: document.boot_id,
                     tombstones: document.tombstones,
+                    report: document.report,
                 }),
                 Ok(None) => {}
                 Err(Error::Corrupt { path, reason }) => listing.corrupt.push(Corrupt {

@@ -136,6 +136,7 @@ impl Volume {
         self.home = Some(node.clone());
         self.booked = node.clone();
         self.layers.insert(node.clone(), layer);
+        self.usage = None;
     }
 
     /// Records that its memory is gone. The epoch stays: nobody else has it.
@@ -143,6 +144,7 @@ impl Volume {
         self.phase = Phase::Lost {
             reason: reason.to_owned(),
         };
+        self.usage = None;
         if let Some(home) = &self.home {
             self.layers.remove(home);
         }

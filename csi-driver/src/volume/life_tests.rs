@@ -24,6 +24,8 @@ fn booked() -> Volume {
         claim: None,
         stagings: Default::default(),
         publications: Vec::new(),
+        usage: None,
+        conditions: Vec::new(),
     }
 }
 

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::{Error, Stored};
-use super::{NodeId, VolumeId};
+use super::{NodeId, NodeReport, VolumeId};
 use crate::bytes::Bytes;
 
 /// A catalog, read as a whole.
@@ -42,6 +42,8 @@ pub(crate) struct NodeRecord {
     pub(crate) silent: Duration,
     /// What it has to drop.
     pub(crate) tombstones: Vec<Tombstone>,
+    /// What it says about itself.
+    pub(crate) report: Option<NodeReport>,
 }
 
 /// Memory of a volume that was deleted while its node was dead. It stays booked until the node has dropped it.

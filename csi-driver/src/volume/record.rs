@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AccessMode, ClaimReference, NodeId, PAGE, Parameters, PodReference, VolumeId};
+use super::{
+    AccessMode, ClaimReference, Condition, NodeId, PAGE, Parameters, PodReference, Usage, VolumeId,
+};
 use crate::bytes::Bytes;
 
 /// What is true of a volume. Stored by a [`Catalog`](super::Catalog), changed only by compare-and-swap.
@@ -47,6 +49,12 @@ pub(crate) struct Volume {
     pub(crate) stagings: Vec<Staging>,
     /// Where it is published.
     pub(crate) publications: Vec<Publication>,
+    /// What its home saw of its memory last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) usage: Option<Usage>,
+    /// What that and the rest of the record mean.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) conditions: Vec<Condition>,
 }
 
 /// Inodes that every volume has beyond two for each page: the tree's own directories and links.

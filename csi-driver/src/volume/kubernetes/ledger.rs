@@ -18,7 +18,7 @@ use crate::resources::{
 };
 use crate::volume::catalog::Error;
 use crate::volume::listing::{Corrupt, NodeRecord, Tombstone};
-use crate::volume::{NodeId, Volume, VolumeId};
+use crate::volume::{NodeId, NodeReport, Volume, VolumeId};
 
 /// Tries of a swap: every writer of a node's resource may be faster once.
 const TRIES: usize = 64;
@@ -65,6 +65,7 @@ impl Ledger {
             let before = found.as_ref().and_then(|found| found.status.clone());
             let mut status = before.clone().unwrap_or_default();
             let result = edit(&mut status)?;
+            status.booked_bytes = Bytes(booked(&status));
             if before.as_ref() == Some(&status) {
                 return Ok(result);
             }
@@ -243,6 +244,15 @@ impl Ledger {
         .await
     }
 
+    /// Writes down what a node says about itself.
+    pub(super) async fn report(&self, node: &NodeId, report: NodeReport) -> Result<(), Error> {
+        self.change(node, |status| {
+            status.report = Some(report.clone());
+            Ok(())
+        })
+        .await
+    }
+
     /// Forgets a tombstone.
     pub(super) async fn dropped(&self, node: &NodeId, tombstone: &Tombstone) -> Result<(), Error> {
         self.change(node, |status| {
@@ -278,6 +288,7 @@ impl Ledger {
                 node,
                 boot_id,
                 tombstones: status.tombstones,
+                report: status.report,
             });
         }
         Ok((records, unread))

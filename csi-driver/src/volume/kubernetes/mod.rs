@@ -22,7 +22,7 @@ use self::access::{code, corrupt, part, refused, storage};
 use self::ledger::Ledger;
 use super::catalog::{Catalog, Error, ResourceVersion, Revision, Stored};
 use super::listing::{Corrupt, Listing, Tombstone};
-use super::{NodeId, Volume, VolumeId};
+use super::{NodeId, NodeReport, Volume, VolumeId};
 use crate::bytes::Bytes;
 use crate::resources::VineyardVolume;
 
@@ -249,6 +249,10 @@ impl Catalog for KubernetesCatalog {
 
     async fn beat(&self, node: &NodeId, boot_id: &str) -> Result<Vec<Tombstone>, Error> {
         self.ledger.beat(node, boot_id).await
+    }
+
+    async fn report(&self, node: &NodeId, report: NodeReport) -> Result<(), Error> {
+        self.ledger.report(node, report).await
     }
 
     async fn dropped(&self, node: &NodeId, tombstone: &Tombstone) -> Result<(), Error> {
