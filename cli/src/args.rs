@@ -134,6 +134,13 @@ pub(crate) fn payer(socket: &Path) -> anyhow::Result<Arc<dyn Payer>> {
 
 /// Runs the verb that the command line names.
 pub(crate) fn run() -> ExitCode {
+    #[cfg(feature = "kubernetes")]
+    if std::env::args_os()
+        .next()
+        .is_some_and(|program| crate::cluster::is_called(&program))
+    {
+        return crate::cluster::run();
+    }
     let matches = Args::command().get_matches();
     for flag in ["volume", "socket"] {
         refuse_empty(&matches, flag);

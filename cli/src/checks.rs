@@ -5,6 +5,8 @@ pub(crate) mod process;
 pub(crate) mod sidecar;
 pub(crate) mod volume;
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 /// How a check went.
@@ -22,9 +24,9 @@ pub(crate) enum Status {
 /// One line of the doctor's report.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Check {
-    pub(crate) area: &'static str,
+    pub(crate) area: Cow<'static, str>,
     /// Stable for programs.
-    pub(crate) name: &'static str,
+    pub(crate) name: Cow<'static, str>,
     pub(crate) status: Status,
     /// What was found.
     pub(crate) found: String,
@@ -61,8 +63,8 @@ impl Area {
         advice: Option<&str>,
     ) -> Check {
         Check {
-            area: self.0,
-            name,
+            area: self.0.into(),
+            name: name.into(),
             status,
             found: found.into(),
             advice: advice.map(str::to_owned),

@@ -5,6 +5,8 @@ mod beneath;
 mod bills;
 mod bytes;
 mod checks;
+#[cfg(feature = "kubernetes")]
+mod cluster;
 mod driver;
 mod exit;
 mod output;

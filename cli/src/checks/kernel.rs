@@ -33,8 +33,8 @@ fn check(capability: Capability) -> Check {
     };
     let advice = (!meaning.is_empty()).then(|| meaning.to_owned());
     Check {
-        area: "kernel and privileges",
-        name,
+        area: "kernel and privileges".into(),
+        name: name.into(),
         status,
         found,
         advice,

@@ -5,16 +5,34 @@ use serde::Serialize;
 use crate::args::Settings;
 use crate::checks::{self, Check, Status};
 use crate::exit::Outcome;
-use crate::output::printable;
+use crate::output::{Format, printable};
 
 /// Check kernel, privileges, volume and sidecar
 #[derive(Debug, clap::Args)]
 pub(crate) struct Doctor {}
 
+/// What was found, area by area.
 #[derive(Serialize)]
-struct Report {
+pub(crate) struct Report {
     is_healthy: bool,
     checks: Vec<Check>,
+}
+
+impl Report {
+    /// A report of these.
+    pub(crate) fn of(checks: Vec<Check>) -> Self {
+        let is_healthy = checks.iter().all(|check| check.status != Status::Problem);
+        Self { is_healthy, checks }
+    }
+
+    /// Prints it; the outcome says whether anything that is needed is missing.
+    pub(crate) fn print(&self, format: Format) -> anyhow::Result<Outcome> {
+        format.print(self, table)?;
+        Ok(match self.is_healthy {
+            true => Outcome::Done,
+            false => Outcome::ProblemsFound,
+        })
+    }
 }
 
 impl Doctor {
@@ -25,17 +43,7 @@ impl Doctor {
         all.extend(checks::process::checks());
         all.extend(checks::volume::checks(settings.directory()));
         all.extend(checks::sidecar::checks(settings.socket()));
-        let is_healthy = all.iter().all(|check| check.status != Status::Problem);
-        let report = Report {
-            is_healthy,
-            checks: all,
-        };
-        settings.format.print(&report, table)?;
-        Ok(if is_healthy {
-            Outcome::Done
-        } else {
-            Outcome::ProblemsFound
-        })
+        Report::of(all).print(settings.format)
     }
 }
 
@@ -44,7 +52,7 @@ fn table(report: &Report) -> String {
     let mut area = "";
     for check in &report.checks {
         if check.area != area {
-            area = check.area;
+            area = &check.area;
             text += &format!("{area}\n");
         }
         let mark = match check.status {
