@@ -21,7 +21,7 @@ RUST_TESTED := --workspace --exclude vineyard-python --features vineyard-charge/
 PANDAS := pandas2 pandas3
 # Static without another C library: the target has to be named, or build scripts would be static too.
 STATIC := $(shell $(if $(RUSTUP_TOOLCHAIN),RUSTUP_TOOLCHAIN=$(RUSTUP_TOOLCHAIN)) rustc -vV | sed -n 's/^host: //p')
-PYTHON_SOURCES = $(wildcard python bench demo .ci manifests)
+PYTHON_SOURCES = $(wildcard python bench demo .ci manifests tests/web)
 CHART := manifests/vineyard
 # How the binaries of images are built; PROFILE=dev is sooner done.
 PROFILE := release
@@ -52,6 +52,11 @@ $(BIN)/.ready: .ci/tools.txt | $(UV)
 $(ENVS)/%/.ready: python/tests/requirements-%.txt | $(UV)
 	$(UV) venv --quiet --clear --no-python-downloads --python $(BIN)/python $(ENVS)/$*
 	$(UV) pip install --quiet --python $(ENVS)/$*/bin/python -r $<
+	touch $@
+
+$(ENVS)/web/.ready: tests/web/requirements.txt | $(UV)
+	$(UV) venv --quiet --clear --no-python-downloads --python $(BIN)/python $(ENVS)/web
+	$(UV) pip install --quiet --python $(ENVS)/web/bin/python -r $<
 	touch $@
 
 # ------------------------------------------------------------------------------------------------ build
@@ -145,6 +150,12 @@ test-wheel: wheel ## Installs the wheel into fresh environments and runs the REA
 .PHONY: test-bench
 test-bench: wheel ## Runs the benchmark's smoke test: tiny sizes, this store and plain files only
 	bench/run --quick --only ours,files --workload small,clients8,large,create,build,fresh,frame,nested,list,strings
+
+.PHONY: test-web
+test-web: $(ENVS)/web/.ready ## Drives the controller's web page in a headless browser (needs root); fetches Chromium on first use
+	.ci/apt web
+	cargo build --locked -p vineyard-csi --bins --example kubelet
+	$(ENVS)/web/bin/pytest -p no:cacheprovider -q tests/web
 
 SANITY := .cache/bin/csi-sanity
 
