@@ -154,7 +154,7 @@ test-bench: wheel ## Runs the benchmark's smoke test: tiny sizes, this store and
 .PHONY: test-web
 test-web: $(ENVS)/web/.ready ## Drives the controller's web page in a headless browser (needs root); fetches Chromium on first use
 	.ci/apt web
-	cargo build --locked -p vineyard-csi --bins --example kubelet
+	cargo build --locked --profile test -p vineyard-csi --bins --example kubelet
 	$(ENVS)/web/bin/pytest -p no:cacheprovider -q tests/web
 
 SANITY := .cache/bin/csi-sanity
