@@ -64,8 +64,11 @@ mod tests {
             env!("CARGO_MANIFEST_DIR"),
             "/../manifests/vineyard/files/definitions.yaml"
         );
-        let chart = std::fs::read_to_string(path).unwrap();
         let fresh = definitions().unwrap();
+        if std::env::var_os("VINEYARD_WRITE_GOLDEN").is_some() {
+            std::fs::write(path, &fresh).unwrap();
+        }
+        let chart = std::fs::read_to_string(path).unwrap();
         assert!(
             chart == fresh,
             "{path} is out of date: run make definitions"
