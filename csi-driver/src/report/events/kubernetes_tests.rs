@@ -38,7 +38,7 @@ async fn api(State(written): State<Written>, request: Request) -> (StatusCode, S
 
 fn status(code: u16) -> String {
     let status = serde_json::json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "message": "no", "reason": "No", "code": code});
+        "message": "no", "reason": if code == 404 { "NotFound" } else { "Forbidden" }, "code": code});
     status.to_string()
 }
 
