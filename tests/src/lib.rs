@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod commands;
 pub mod inspect;
 pub mod kubelet;
+pub mod kubepods;
 pub mod ledger;
 pub mod leftovers;
 pub mod model;

@@ -1,6 +1,6 @@
 //! A node: the real driver, which can be killed, and what kubelet asks of it.
 //!
-//! The pods that it mounts for are told by their cgroups `pod<uid>` below the node's, and by kubelet's paths. Whatever is
+//! The pods that it mounts for are told by their cgroups in kubelet's layout below the node's, and by kubelet's paths. Whatever is
 //! mounted below its folder goes with it.
 
 use std::ffi::OsStr;
@@ -29,6 +29,7 @@ use vineyard_proto::csi::{
 
 use crate::binaries;
 use crate::cgroups::{Cgroup, unique_name};
+use crate::kubepods::{Kubepods, Layout};
 use crate::process::{Process, Program, poll};
 
 /// How long anything may take on a busy machine.
@@ -43,7 +44,8 @@ pub struct Node {
     runtime: Runtime,
     own: Cgroup,
     retained: Cgroup,
-    pods: Cgroup,
+    pods: Kubepods,
+    root: Cgroup,
     folder: TempDir,
 }
 
@@ -53,17 +55,26 @@ impl Node {
     /// # Errors
     /// When the kernel refuses, or the driver does not start.
     pub fn new(flags: &[&str]) -> Result<Self> {
+        Self::laid_out(Layout::Cgroupfs, flags)
+    }
+
+    /// The same, with cgroups of pods in this layout.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn laid_out(layout: Layout, flags: &[&str]) -> Result<Self> {
         let folder = tempfile::Builder::new()
             .prefix(&unique_name())
             .tempdir()
             .context("a temporary directory")?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         fs::create_dir_all(folder.path().join("kubelet/pods"))?;
-        let pods = Cgroup::run()?;
+        let root = Cgroup::run()?;
         let mut node = Self {
-            own: pods.child("driver")?,
-            retained: pods.child("retainer")?,
-            pods,
+            own: root.child("driver")?,
+            retained: root.child("retainer")?,
+            pods: Kubepods::new(&root, layout)?,
+            root,
             folder,
             flags: flags.iter().map(|&flag| flag.to_owned()).collect(),
             runtime: tokio::runtime::Builder::new_current_thread()
@@ -109,10 +120,16 @@ impl Node {
         self.folder.path()
     }
 
-    /// The parent of the pods' cgroups.
+    /// The cgroups of its pods.
     #[must_use]
-    pub fn pods(&self) -> &Cgroup {
+    pub fn pods(&self) -> &Kubepods {
         &self.pods
+    }
+
+    /// The cgroup that holds all others of the node.
+    #[must_use]
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.root
     }
 
     /// The cgroup that the driver runs in.
@@ -157,7 +174,7 @@ impl Node {
             ("--layers", &layers),
             ("--kubelet-dir", &kubelet),
             ("--run-dir", &run),
-            ("--cgroup-root", self.pods.directory()),
+            ("--cgroup-root", self.root.directory()),
         ] {
             arguments.extend([OsStr::new(flag), path.as_os_str()]);
         }

@@ -1,12 +1,11 @@
 //! Who must pay for what, and who does.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use vineyard_charge::MemoryCgroup;
+use vineyard_charge::CgroupId;
 use vineyard_charge::survey::Ledger;
 use vineyard_store::{Options, Volume};
 
@@ -106,32 +105,19 @@ pub(super) fn survey(node: &Node, layer: &Path, nobody: bool) -> Result<Bill> {
     }
     let mut bill = Bill::new();
     for (owner, bytes) in tree.owners {
-        *bill.entry(owner_of(node, owner.0)?).or_default() += bytes;
+        *bill.entry(owner_of(node, owner)?).or_default() += bytes;
     }
     Ok(bill)
 }
 
 /// The uid of the pod that a cgroup belongs to, or what else it is.
-fn owner_of(node: &Node, owner: u64) -> Result<String> {
-    let pods = node.pods().directory();
-    if pods.metadata()?.ino() == owner {
-        return Ok("nobody that still is".into());
-    }
-    for entry in pods.read_dir()? {
-        let entry = entry?;
-        if !entry.file_type()?.is_dir() {
-            continue;
-        }
-        if MemoryCgroup::open(entry.path())?
-            .subtree()?
-            .iter()
-            .any(|id| id.0 == owner)
-        {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            return Ok(name.strip_prefix("pod").unwrap_or(&name).to_owned());
-        }
-    }
-    Ok(format!("cgroup {owner}"))
+fn owner_of(node: &Node, owner: CgroupId) -> Result<String> {
+    Ok(match node.pods().uid_of(owner)? {
+        Some(uid) => uid,
+        None if node.driver_cgroup().id() == owner => "the driver".into(),
+        None if node.cgroup().memory().subtree()?.contains(&owner) => "nobody that still is".into(),
+        None => owner.to_string(),
+    })
 }
 
 /// Waits until everybody pays what they must.

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::binaries;
 use crate::cgroups::{Cgroup, unique_name};
+use crate::kubepods::Kubepods;
 use crate::process::{Process, Program, poll};
 
 /// The uid of the retainer's pod.
@@ -52,11 +53,11 @@ pub(super) struct Retainer {
 
 impl Retainer {
     /// Starts it in a pod below `pods`.
-    pub(super) fn start(place: Place, pods: &Cgroup) -> Result<Self> {
+    pub(super) fn start(place: Place, pods: &Kubepods) -> Result<Self> {
         let mut retainer = Self {
             process: None,
             container: None,
-            pod: pods.child(&format!("pod{POD}"))?,
+            pod: pods.pod(POD)?,
             place,
             containers: 0,
         };

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::commands::{Answer, Cause, Command, Content};
+use crate::kubepods::Layout;
 use crate::node::Node;
 use crate::random::Random;
 
@@ -95,7 +96,8 @@ pub fn play(seed: u64, client: &'static str) -> Result<Played> {
     let socket = place.socket();
     let mut flags = vec!["--retainer", socket.to_str().context("a plain path")?];
     flags.extend(FLAGS);
-    let node = Node::new(&flags)?;
+    let layout = Layout::ALL[usize::try_from(seed % 2)?];
+    let node = Node::laid_out(layout, &flags)?;
     let mut schedule = Schedule {
         retainer: Retainer::start(place, node.pods())?,
         node,
@@ -176,8 +178,7 @@ impl Schedule {
         }
         // Kubelet makes the cgroup before it mounts, but does not promise it, and mounts in any order.
         let early = self.random.chance(80);
-        let cgroup = format!("pod{uid}");
-        let mut own = early.then(|| self.node.pods().child(&cgroup)).transpose()?;
+        let mut own = early.then(|| self.node.pods().pod(&uid)).transpose()?;
         let sockets_first = self.random.chance(50);
         let writes = if self.random.chance(75) { WRITES } else { 0 };
         let writes = writes.to_string();
@@ -197,7 +198,7 @@ impl Schedule {
         };
         let own = match own.take() {
             Some(own) => own,
-            None => self.node.pods().child(&cgroup)?,
+            None => self.node.pods().pod(&uid)?,
         };
         let mut pod = Pod::start(number, mounts, own, sockets)?;
         for path in &paths {
@@ -518,12 +519,8 @@ impl Schedule {
                 "the catalog holds {name:?}"
             );
         }
-        for entry in fs::read_dir(self.node.pods().directory())? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let ours = ["driver", "retainer"].contains(&name.as_str()) || name.ends_with(POD);
-            ensure!(ours || !entry.path().is_dir(), "the cgroup {name} is left");
-        }
+        let pods = self.node.pods().uids()?;
+        ensure!(pods == [POD], "cgroups of pods are left: {pods:?}");
         Ok(())
     }
 }

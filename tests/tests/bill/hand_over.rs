@@ -5,16 +5,19 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use vineyard_tests::binaries;
 use vineyard_tests::commands::{Answer, Content};
+use vineyard_tests::kubepods::Layout;
 use vineyard_tests::node::Node;
 use vineyard_tests::process::poll;
 use vineyard_tests::watchdog::deadline;
 
 use crate::pod::Pod;
-use crate::retainer::{Retainer, bill, charges, is_retained, requested, wait_until_retained};
+use crate::retainer::{
+    RETAINER, Retainer, bill, charges, is_retained, requested, wait_until_retained,
+};
 use crate::{LIMIT, MIB, possible};
 
 const SIZES: [u64; 6] = [1, 4096, 100_000, 300_000, 2 * MIB, 9 * MIB + 5];
@@ -42,9 +45,16 @@ fn get_all(pod: &mut Pod) -> Result<()> {
 #[test]
 fn what_a_pod_puts_is_its_own_bill_then_the_retainers_and_never_its_readers() -> Result<()> {
     possible!();
+    for layout in Layout::ALL {
+        live(layout).with_context(|| format!("{layout:?}"))?;
+    }
+    Ok(())
+}
+
+fn live(layout: Layout) -> Result<()> {
     let _limit = deadline(LIMIT, "a life");
     let http = free_address()?;
-    let (mut node, _retainer) = Retainer::start(&["--http", &http])?;
+    let (mut node, _retainer) = Retainer::laid_out(layout, &["--http", &http])?;
     node.create("data", 64 * MIB)?;
     let mut producer = Pod::start(&mut node, 1, None)?;
     let empty = bill(&node, "data")?;
@@ -52,7 +62,7 @@ fn what_a_pod_puts_is_its_own_bill_then_the_retainers_and_never_its_readers() ->
     producer.start_client()?;
     let bytes = put_all(&mut producer)?;
     let billed = bill(&node, "data")?;
-    ensure!(billed["podp1"] >= bytes, "{billed:?}");
+    ensure!(billed["p1"] >= bytes, "{billed:?}");
     // SIGTERM, as kubelet ends it: the hand-over is under way before any unpublish.
     producer.signal_sidecar(Signal::SIGTERM)?;
     ensure!(
@@ -67,11 +77,11 @@ fn what_a_pod_puts_is_its_own_bill_then_the_retainers_and_never_its_readers() ->
     let billed = wait_until_retained(&node, "data", bytes)?;
     let listed = charges(&node, "data")?;
     ensure!(
-        listed["retained_bytes"].as_u64() == billed.get("podretainer-1").copied(),
+        listed["retained_bytes"].as_u64() == billed.get(RETAINER).copied(),
         "{listed}"
     );
     ensure!(requested(&node)? >= bytes);
-    shown_everywhere(&node, &http, billed["podretainer-1"])?;
+    shown_everywhere(&node, &http, billed[RETAINER])?;
 
     let mut reader = Pod::start(&mut node, 2, None)?;
     reader.start_client()?;
@@ -154,14 +164,11 @@ fn a_pod_that_leaves_takes_nobody_elses_bill_with_it() -> Result<()> {
     two.put(0, "two", content(2, 5 * MIB))?;
     one.unpublish(&mut node, false)?;
     let billed = bill(&node, "data")?;
-    ensure!(
-        billed.get("podretainer-1") >= Some(&(10 * MIB)),
-        "{billed:?}"
-    );
-    ensure!(billed.get("podp2") >= Some(&(5 * MIB)), "{billed:?}");
+    ensure!(billed.get(RETAINER) >= Some(&(10 * MIB)), "{billed:?}");
+    ensure!(billed.get("p2") >= Some(&(5 * MIB)), "{billed:?}");
     two.put(0, "more", content(3, 5 * MIB))?;
     let billed = bill(&node, "data")?;
-    ensure!(billed.get("podp2") >= Some(&(10 * MIB)), "{billed:?}");
+    ensure!(billed.get("p2") >= Some(&(10 * MIB)), "{billed:?}");
     two.unpublish(&mut node, false)?;
     wait_until_retained(&node, "data", 20 * MIB)?;
     Ok(())

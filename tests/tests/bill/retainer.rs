@@ -3,23 +3,27 @@
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use vineyard_tests::binaries;
 use vineyard_tests::cgroups::Cgroup;
+use vineyard_tests::kubepods::Layout;
 use vineyard_tests::ledger;
 use vineyard_tests::node::Node;
 use vineyard_tests::process::{Process, Program, poll};
 
 use crate::LIMIT;
 
+/// The uid of its pod.
+pub(crate) const RETAINER: &str = "retainer-1";
+
 /// How long a busy kernel may take to forget a cgroup.
 const SETTLE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// Whose bytes these are, by the name of the cgroup below the node's.
+/// Whose bytes these are, by the pod's uid.
 pub(crate) type Bill = BTreeMap<String, u64>;
 
 /// Its retainer, in containers that come and go.
@@ -35,6 +39,11 @@ pub(crate) struct Retainer {
 impl Retainer {
     /// Starts it, and the driver again with it.
     pub(crate) fn start(flags: &[&str]) -> Result<(Node, Self)> {
+        Self::laid_out(Layout::Cgroupfs, flags)
+    }
+
+    /// The same, with cgroups in this layout.
+    pub(crate) fn laid_out(layout: Layout, flags: &[&str]) -> Result<(Node, Self)> {
         let folder = tempfile::Builder::new()
             .prefix("vineyard-test-retainer.")
             .tempdir()?;
@@ -45,11 +54,11 @@ impl Retainer {
         all.extend(["--survey-period", "500", "--hand-over-pause", "100"]);
         all.extend(["--hand-over-longest-pause", "1000"]);
         all.extend(flags);
-        let node = Node::new(&all)?;
+        let node = Node::laid_out(layout, &all)?;
         let mut retainer = Self {
             process: None,
             containers: Vec::new(),
-            pod: node.pods().child("podretainer-1")?,
+            pod: node.pods().pod(RETAINER)?,
             socket,
             _folder: folder,
         };
@@ -91,7 +100,7 @@ impl Retainer {
     }
 }
 
-/// Who is charged for a volume, by the name of the cgroup right below the node's; of a cgroup that is gone it is the node's: "".
+/// Who is charged for a volume, by the pod's uid; of a pod that is gone it is the node: "".
 pub(crate) fn bill(node: &Node, volume: &str) -> Result<Bill> {
     let mut last = look(node, volume);
     // The kernel names a cgroup that was just removed a little longer.
@@ -106,28 +115,14 @@ fn look(node: &Node, volume: &str) -> Result<Bill> {
     let layer = node.folder().join("layers").join(volume);
     let mut bill = Bill::new();
     for (owner, bytes) in ledger::survey(&layer)? {
-        let name = name_of(node.pods().directory(), owner.0)?;
-        *bill.entry(name).or_default() += bytes;
+        let uid = match node.pods().uid_of(owner)? {
+            Some(uid) => uid,
+            None if node.cgroup().memory().subtree()?.contains(&owner) => String::new(),
+            None => bail!("what is none of the node's is charged: {owner}"),
+        };
+        *bill.entry(uid).or_default() += bytes;
     }
     Ok(bill)
-}
-
-fn name_of(pods: &Path, owner: u64) -> Result<String> {
-    use std::os::unix::fs::MetadataExt;
-    if pods.metadata()?.ino() == owner {
-        return Ok(String::new());
-    }
-    for entry in pods.read_dir()? {
-        let entry = entry?;
-        if !entry.file_type()?.is_dir() {
-            continue;
-        }
-        let memory = vineyard_charge::MemoryCgroup::open(entry.path())?;
-        if memory.subtree()?.iter().any(|id| id.0 == owner) {
-            return Ok(entry.file_name().to_string_lossy().into());
-        }
-    }
-    bail!("a cgroup that is none of the node's is charged: {owner}");
 }
 
 /// Waits until the retainer alone is charged for the volume, at least for `bytes`.
@@ -145,7 +140,7 @@ pub(crate) fn wait_until_retained(node: &Node, volume: &str, bytes: u64) -> Resu
 
 /// Whether the retainer alone is charged, at least for `bytes`.
 pub(crate) fn is_retained(bill: &Bill, bytes: u64) -> bool {
-    bill.keys().all(|name| name == "podretainer-1") && bill.values().sum::<u64>() >= bytes
+    bill.keys().all(|name| name == RETAINER) && bill.values().sum::<u64>() >= bytes
 }
 
 /// What `vineyard charges --driver` says about a volume.

@@ -36,7 +36,7 @@ impl Pod {
         let volume = node.publish("data", &uid, false)?;
         let sockets = node.publish_sockets(&uid, writes)?;
         let mut pod = Self {
-            cgroup: node.pods().child(&format!("pod{uid}"))?,
+            cgroup: node.pods().pod(&uid)?,
             uid,
             clients: Vec::new(),
             sidecar: None,
