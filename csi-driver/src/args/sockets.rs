@@ -36,7 +36,7 @@ pub(super) struct SocketsFlags {
     /// What happens to a pod that would write and has no sidecar that pays for it.
     #[arg(
         long,
-        env = "VINEYARD_SIDECAR",
+        env = "VINEYARD_SIDECAR_POLICY",
         value_name = "POLICY",
         default_value = "allow"
     )]
