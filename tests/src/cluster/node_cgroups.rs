@@ -19,7 +19,7 @@ const REMOVAL: Duration = Duration::from_secs(10);
 /// # Errors
 /// What the kernel says.
 pub(super) fn make(name: &str) -> Result<()> {
-    for hierarchy in hierarchies()? {
+    for hierarchy in hierarchies(&["cgroup"])? {
         let cgroup = hierarchy.join(name);
         fs::create_dir_all(&cgroup).with_context(|| cgroup.display().to_string())?;
         for file in CPUSETS {
@@ -36,7 +36,8 @@ pub(super) fn make(name: &str) -> Result<()> {
 /// # Errors
 /// When something does.
 pub(super) fn remove(name: &str) -> Result<()> {
-    for hierarchy in hierarchies()? {
+    // Where version 2 is mounted beside version 1, the nodes' containers had cgroups in it, too.
+    for hierarchy in hierarchies(&["cgroup", "cgroup2"])? {
         let cgroup = hierarchy.join(name);
         if !poll(REMOVAL, || remove_tree(&cgroup).is_ok()) {
             bail!("{} is left", cgroup.display());
@@ -58,14 +59,14 @@ fn remove_tree(cgroup: &Path) -> std::io::Result<()> {
     fs::remove_dir(cgroup)
 }
 
-fn hierarchies() -> Result<Vec<PathBuf>> {
+fn hierarchies(versions: &[&str]) -> Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     let found: Vec<PathBuf> = mounts
         .lines()
         .filter_map(|line| {
             let mut fields = line.split(' ');
             let (point, kind) = (fields.nth(1)?, fields.next()?);
-            (kind == "cgroup").then(|| point.into())
+            versions.contains(&kind).then(|| point.into())
         })
         .collect();
     if found.is_empty() {
