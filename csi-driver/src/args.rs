@@ -3,6 +3,7 @@
 mod bill;
 mod report;
 mod sockets;
+mod sweep;
 mod unused;
 #[cfg(feature = "kubernetes")]
 mod webhook;
@@ -37,6 +38,7 @@ use crate::node::{self, Clones, Node};
 use crate::records::{RecordFlags, Records};
 use crate::report::Page;
 use crate::sockets::{Claims, RunDirectory};
+use crate::sweep::Sweeper;
 use crate::validation::Targets;
 use crate::volume::{Catalog, NodeId, label_value};
 use crate::{http, retainer, server};
@@ -44,6 +46,7 @@ use crate::{http, retainer, server};
 use bill::BillFlags;
 use report::{ReportFlags, WebFlags};
 use sockets::SocketsFlags;
+use sweep::SweepFlags;
 #[cfg(feature = "kubernetes")]
 use webhook::WebhookFlags;
 
@@ -238,6 +241,9 @@ struct NodeFlags {
     unmount_patience: u64,
 
     #[command(flatten)]
+    sweep: SweepFlags,
+
+    #[command(flatten)]
     sockets: SocketsFlags,
 
     #[command(flatten)]
@@ -323,6 +329,8 @@ struct Parts {
     /// The web page, and where it is served.
     page: Option<(SocketAddr, Page)>,
     registry: Option<PathBuf>,
+    metrics: Metrics,
+    sweeper: Option<Sweeper>,
     /// Where the node's operators find its socket.
     run_dir: PathBuf,
     #[cfg(feature = "kubernetes")]
@@ -381,6 +389,7 @@ impl Parts {
             registry,
             bill,
             unmount_patience,
+            sweep,
             sockets,
             report,
             boot_id_file,
@@ -417,6 +426,7 @@ impl Parts {
             mounter: Arc::clone(&mounter),
         };
         let sidecars = sockets.sidecars(&self.records)?;
+        self.sweeper = sweep.build(&bills, &self.metrics);
         let sockets = sockets.build(run, claims, Arc::new(bills.clone()))?;
         let node = Arc::new(Node {
             id: node_id,
@@ -478,6 +488,8 @@ fn serve(
             node: None,
             page: None,
             registry: None,
+            metrics: metrics.clone(),
+            sweeper: None,
             run_dir: PathBuf::new(),
             #[cfg(feature = "kubernetes")]
             webhook: None,
@@ -504,6 +516,9 @@ fn serve(
             tokio::spawn(Arc::clone(&node).sweep());
             let reporter = report.build(Arc::clone(&node), http_address);
             tokio::spawn(reporter.run());
+            if let Some(sweeper) = parts.sweeper {
+                tokio::spawn(sweeper.run());
+            }
             tokio::spawn(node.live());
         }
         #[cfg(feature = "kubernetes")]

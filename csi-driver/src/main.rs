@@ -22,6 +22,7 @@ mod retainer;
 mod server;
 mod socket;
 mod sockets;
+mod sweep;
 mod validation;
 mod volume;
 #[cfg(feature = "kubernetes")]

@@ -13,6 +13,7 @@ use tonic::Code;
 
 use crate::bill::{BillMetrics, Bills};
 use crate::report::events;
+use crate::sweep::SweepMetrics;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Call {
@@ -41,6 +42,7 @@ pub(crate) struct Metrics {
     reviews: Family<Review, Counter>,
     bills: BillMetrics,
     events: events::Counts,
+    sweeps: SweepMetrics,
 }
 
 impl fmt::Debug for Metrics {
@@ -59,8 +61,10 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let mut all = Registry::default();
         let bills = BillMetrics::default();
-        all.sub_registry_with_prefix("vineyard")
-            .register_collector(Box::new(bills.clone()));
+        let sweeps = SweepMetrics::default();
+        let of_volumes = all.sub_registry_with_prefix("vineyard");
+        of_volumes.register_collector(Box::new(bills.clone()));
+        sweeps.register(of_volumes);
         let registry = all.sub_registry_with_prefix("vineyard_csi");
         let calls = Family::<Call, Counter>::default();
         registry.register("calls", "CSI calls answered, by gRPC code", calls.clone());
@@ -88,12 +92,18 @@ impl Metrics {
             seconds,
             bills,
             events,
+            sweeps,
         }
     }
 
     /// Counts events.
     pub(crate) fn events(&self) -> events::Counts {
         self.events.clone()
+    }
+
+    /// The counters of sweeps.
+    pub(crate) fn sweeps(&self) -> SweepMetrics {
+        self.sweeps.clone()
     }
 
     /// Shows these bills from now on.

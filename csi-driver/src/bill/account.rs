@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use vineyard_charge::CgroupId;
@@ -75,6 +76,8 @@ pub(crate) struct Account {
     took: Duration,
     /// Its memory is about to go: no run any more.
     halted: bool,
+    /// Somebody else works in its memory, and ends when this is set.
+    held: Option<Arc<AtomicBool>>,
     /// A worker looks after it.
     pub(crate) has_worker: bool,
 }
@@ -153,7 +156,7 @@ impl Account {
             .filter(move |uid| !leaving(uid))
     }
 
-    /// Whether a pod has it that kubelet's path does not name: nobody can say then what rightly is on whose bill.
+    /// Whether a pod has it that kubelet's path does not name: nobody can say then which cgroup is its own.
     pub(crate) fn has_nameless(&self) -> bool {
         self.tenants()
             .any(|tenant| tenant.uid.is_none() && !tenant.departing)
@@ -235,7 +238,7 @@ impl Account {
     pub(crate) fn next(&self) -> Next {
         let is_left = self.has_left();
         match () {
-            () if self.halted || self.running.is_some() || self.has_nameless() => Next::Rest,
+            () if self.halted || self.running.is_some() => Next::Rest,
             () if self.asked > self.done && self.trouble.is_none() => Next::Run,
             () if is_left => Next::Again {
                 failures: self.failures,
@@ -326,9 +329,30 @@ impl Account {
         used.saturating_sub(self.retained)
     }
 
-    /// No run from now on; the one that is under way is stopped.
+    /// Begins work of somebody else, unless the memory is about to go or there is some already. Returns what stops it.
+    pub(crate) fn hold(&mut self) -> Option<Arc<AtomicBool>> {
+        if self.halted || self.held.is_some() {
+            return None;
+        }
+        Some(Arc::clone(self.held.insert(Arc::default())))
+    }
+
+    /// That work has ended.
+    pub(crate) fn let_go(&mut self, stop: &Arc<AtomicBool>) {
+        self.held.take_if(|held| Arc::ptr_eq(held, stop));
+    }
+
+    /// Whether nobody works in its memory.
+    pub(crate) fn is_free(&self) -> bool {
+        self.running.is_none() && self.held.is_none()
+    }
+
+    /// No run and no other work from now on; what is under way is stopped.
     pub(crate) fn halt(&mut self) {
         self.halted = true;
+        if let Some(stop) = &self.held {
+            stop.store(true, Ordering::Relaxed);
+        }
         if let Some(running) = &self.running {
             running.progress.stop();
         }

@@ -17,7 +17,7 @@ use crate::bytes::Bytes;
 use crate::edge::chain;
 use crate::failpoint::fail_point;
 use crate::report::{Reason, Subject};
-use crate::volume::VolumeId;
+use crate::volume::{PodUid, VolumeId};
 
 /// The longest pause while the retainer is away: it may be back any moment.
 const AWAY: Duration = Duration::from_secs(5);
@@ -198,14 +198,40 @@ impl Inner {
     }
 
     /// The owners that rightly pay for bytes of the volume, but for the retainer.
-    fn staying(&self, id: &VolumeId) -> HashSet<CgroupId> {
-        let uids: Vec<_> = {
+    fn staying(&self, id: &VolumeId) -> Staying {
+        let (staying, going, nameless) = {
             let all = self.accounts();
-            let account = all.volumes.get(id);
-            let staying = account.map(|it| it.staying(|uid| all.leaving.contains_key(uid)));
-            staying.into_iter().flatten().cloned().collect()
+            let Some(account) = all.volumes.get(id) else {
+                return Staying::default();
+            };
+            let leaves = |uid: &PodUid| all.leaving.contains_key(uid);
+            let staying: Vec<_> = account.staying(leaves).cloned().collect();
+            let named = account.tenants().filter_map(|it| it.uid.clone());
+            let going: Vec<_> = named.filter(|uid| !staying.contains(uid)).collect();
+            (staying, going, account.has_nameless())
         };
-        uids.iter().flat_map(|uid| self.pods.subtree(uid)).collect()
+        let owners = |uids: &[PodUid]| -> HashSet<CgroupId> {
+            uids.iter().flat_map(|uid| self.pods.subtree(uid)).collect()
+        };
+        Staying {
+            owners: owners(&staying),
+            movable: nameless.then(|| &owners(&going) | &self.pods.above()),
+        }
+    }
+}
+
+/// Who rightly pays for bytes of a volume, but for the retainer.
+#[derive(Default)]
+struct Staying {
+    owners: HashSet<CgroupId>,
+    /// While a pod has the volume whose cgroup nobody knows: those that are certainly not its own, and no others, do not stay.
+    movable: Option<HashSet<CgroupId>>,
+}
+
+impl Staying {
+    fn contains(&self, owner: CgroupId) -> bool {
+        let is_unknown = |movable: &HashSet<_>| !movable.contains(&owner);
+        self.owners.contains(&owner) || self.movable.as_ref().is_some_and(is_unknown)
     }
 }
 
@@ -218,7 +244,7 @@ struct Stays {
 
 #[derive(Default)]
 struct Seen {
-    staying: HashSet<CgroupId>,
+    staying: Staying,
     refused: HashSet<CgroupId>,
     refreshed: Option<Instant>,
 }
@@ -226,7 +252,7 @@ struct Seen {
 impl Stays {
     fn stays(&self, owner: CgroupId) -> bool {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.staying.contains(&owner) {
+        if seen.staying.contains(owner) {
             return true;
         }
         let is_fresh = seen.refreshed.is_some_and(|at| at.elapsed() < FRESH);
@@ -236,7 +262,7 @@ impl Stays {
         seen.staying = self.inner.staying(&self.id);
         seen.refreshed = Some(Instant::now());
         seen.refused.clear();
-        let stays = seen.staying.contains(&owner);
+        let stays = seen.staying.contains(owner);
         if !stays {
             seen.refused.insert(owner);
         }

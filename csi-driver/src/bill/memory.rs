@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 use vineyard_store::Options;
 
 use super::size::LayerSize;
-use super::{Bills, Error, Inner, account_path, record};
+use super::{Account, Accounts, Bills, Error, Inner, STOP, account_path, record};
 use crate::bytes::Bytes;
 use crate::failpoint::fail_point;
 use crate::volume::{PodUid, VolumeId};
@@ -96,15 +96,19 @@ impl Bills {
         Ok(fitted.map_err(|panic| Error::Inside(panic.to_string()))??)
     }
 
-    /// The volume's memory is about to be unmounted: no run touches it from now on.
+    /// The volume's memory is about to be unmounted: nobody touches it from now on.
     ///
     /// # Errors
-    /// [`Error::Busy`] when one does not stop in time.
+    /// [`Error::Busy`] when somebody does not stop in time.
     pub(crate) async fn halt(&self, id: &VolumeId) -> Result<(), Error> {
         if let Some(account) = self.inner.accounts().volumes.get_mut(id) {
             account.halt();
         }
-        self.inner.stopped(id, |_| true).await
+        let is_free = |all: &Accounts| all.volumes.get(id).is_none_or(Account::is_free);
+        match self.inner.until(STOP, is_free).await {
+            true => Ok(()),
+            false => Err(Error::Busy(id.clone())),
+        }
     }
 
     /// The memory was not unmounted after all.

@@ -12,6 +12,7 @@ mod engine;
 mod fill;
 pub(crate) mod grants;
 mod handover;
+mod hold;
 mod job;
 mod memory;
 mod metrics;
@@ -41,6 +42,7 @@ use account::{Account, Use};
 pub(crate) use book::{Book, PodBill};
 pub(crate) use engine::{Engine, RetainerEngine};
 pub(crate) use grants::WritableClaim;
+pub(crate) use hold::Hold;
 pub(crate) use metrics::BillMetrics;
 pub(crate) use pods::Pods;
 pub(crate) use record::RecordError;
@@ -61,8 +63,8 @@ const STOP: Duration = Duration::from_secs(10);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum Error {
-    /// A run does not let go of the volume yet.
-    #[error("the bill of volume {0} is being handed over, and does not stop yet")]
+    /// Somebody does not let go of the volume yet.
+    #[error("volume {0} is being handed over or swept, and that does not stop yet")]
     Busy(VolumeId),
     /// Nothing is on record.
     #[error(transparent)]

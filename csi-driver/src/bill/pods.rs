@@ -7,11 +7,12 @@
 //!
 //! A bill is that of a pod's *subtree*: containers come and go below it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use vineyard_charge::cgroup::{CgroupError, Hierarchy};
 use vineyard_charge::{CgroupId, MemoryCgroup};
@@ -23,6 +24,10 @@ const MOST_DIRECTORIES: usize = 16_384;
 
 /// The most directories that are remembered to hold pods.
 const MOST_PARENTS: usize = 64;
+
+/// How long a cgroup counts after its directory is gone: until the kernel has taken it down it names it as the owner of its pages,
+/// and the one above it from then on.
+const LINGER: Duration = Duration::from_secs(5);
 
 /// Whether a directory of this name is the cgroup of the pod `uid`.
 fn is_of(directory: &str, uid: &PodUid) -> bool {
@@ -40,6 +45,9 @@ pub(crate) struct Pods {
     root: PathBuf,
     /// Directories in which pods were found: the next one is there too.
     parents: Mutex<Vec<PathBuf>>,
+    /// The cgroups of pods as they were seen last, and since when they are missed.
+    seen: Mutex<HashMap<PodUid, HashMap<CgroupId, Option<Instant>>>>,
+    linger: Duration,
 }
 
 impl Pods {
@@ -55,7 +63,15 @@ impl Pods {
         Ok(Self {
             root,
             parents: Mutex::default(),
+            seen: Mutex::default(),
+            linger: LINGER,
         })
+    }
+
+    /// The same, for a test that does not wait so long.
+    #[cfg(test)]
+    pub(crate) fn lingering(self, linger: Duration) -> Self {
+        Self { linger, ..self }
     }
 
     /// The cgroup directory of a pod; `None` when it has none (any more).
@@ -77,9 +93,50 @@ impl Pods {
         })
     }
 
-    /// The ids of a pod's cgroup and of every one below it. Empty when it has none (any more).
+    /// The ids of a pod's cgroup and of every one below it, and of those that were below it a moment ago. Empty when it has none
+    /// (any more).
     pub(crate) fn subtree(&self, uid: &PodUid) -> Vec<CgroupId> {
-        self.directory(uid).map_or_else(Vec::new, |it| ids(&it))
+        let there = self.directory(uid).map_or_else(Vec::new, |it| ids(&it));
+        let mut all = self.seen();
+        if there.is_empty() {
+            all.remove(uid);
+            return there;
+        }
+        let seen = all.entry(uid.clone()).or_default();
+        for (id, missed) in seen.iter_mut() {
+            if !there.contains(id) {
+                missed.get_or_insert_with(Instant::now);
+            }
+        }
+        seen.extend(there.into_iter().map(|id| (id, None)));
+        seen.retain(|_, missed| missed.is_none_or(|since| since.elapsed() < self.linger));
+        seen.keys().copied().collect()
+    }
+
+    /// Forgets what was seen of other pods than these.
+    pub(crate) fn keep_only(&self, uids: &[PodUid]) {
+        self.seen().retain(|uid, _| uids.contains(uid));
+    }
+
+    /// The ids of the cgroups that pods are in, of those above them, and of none that a pod is charged by: what is charged here
+    /// was charged to pods that are gone, or to nobody's container.
+    pub(crate) fn above(&self) -> HashSet<CgroupId> {
+        let usual = ["kubepods", "kubepods.slice"].map(|top| self.root.join(top));
+        let classes = usual.iter().flat_map(|top| {
+            let below = fs::read_dir(top).into_iter().flatten().flatten();
+            below
+                .filter(|it| !is_a_pod(&it.file_name()))
+                .map(|it| it.path())
+        });
+        let parents = self.parents().clone();
+        let holding = parents.into_iter().chain(usual.clone()).chain(classes);
+        holding
+            .flat_map(|it| {
+                let above = it.ancestors().take_while(|it| it.starts_with(&self.root));
+                above.map(Path::to_owned).collect::<Vec<_>>()
+            })
+            .filter_map(|it| Some(CgroupId(fs::symlink_metadata(it).ok()?.ino())))
+            .collect()
     }
 
     /// Whether a pod has a cgroup, and no page of a tmpfs is charged to it: then no volume's bill changes when it goes.
@@ -158,7 +215,12 @@ impl Pods {
         }
     }
 
-    fn parents(&self) -> std::sync::MutexGuard<'_, Vec<PathBuf>> {
+    fn seen(&self) -> MutexGuard<'_, HashMap<PodUid, HashMap<CgroupId, Option<Instant>>>> {
+        // A cgroup more or less is what any moment may bring.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn parents(&self) -> MutexGuard<'_, Vec<PathBuf>> {
         // A list of hints is whole after any panic.
         self.parents.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -83,6 +83,48 @@ fn a_restarted_container_changes_nothing_but_the_subtree() {
 }
 
 #[test]
+fn a_container_that_is_gone_counts_for_a_moment_and_not_without_its_pod() {
+    let (root, pods) = tree(&[&format!("kubepods/pod{UID}/one")]);
+    let pods = pods.lingering(Duration::MAX);
+    let sorted = |mut ids: Vec<CgroupId>| {
+        ids.sort();
+        ids
+    };
+    let before = sorted(pods.subtree(&uid(UID)));
+    let pod = pods.directory(&uid(UID)).unwrap();
+    fs::remove_dir(pod.join("one")).unwrap();
+    assert_eq!(sorted(pods.subtree(&uid(UID))), before);
+    // The moment is over.
+    let pods = pods.lingering(Duration::ZERO);
+    assert_eq!(pods.subtree(&uid(UID)), ids(&pod));
+    let pods = pods.lingering(Duration::MAX);
+    assert_eq!(pods.subtree(&uid(UID)), ids(&pod), "once is enough");
+    fs::create_dir(pod.join("two")).unwrap();
+    assert_eq!(pods.subtree(&uid(UID)).len(), 2);
+    fs::remove_dir_all(root.path().join("kubepods")).unwrap();
+    assert_eq!(pods.subtree(&uid(UID)), []);
+}
+
+#[test]
+fn what_is_above_pods_is_nobodys_own() {
+    let slices = format!("kubepods.slice/{}", slice("kubepods", OTHER));
+    let (root, pods) = tree(&[
+        &format!("kubepods/burstable/pod{UID}/one"),
+        &slices,
+        "system.slice/a.service",
+    ]);
+    let id = |path: &str| CgroupId(fs::metadata(root.path().join(path)).unwrap().ino());
+    let above = pods.above();
+    for path in ["", "kubepods", "kubepods/burstable", "kubepods.slice"] {
+        assert!(above.contains(&id(path)), "{path}");
+    }
+    let own = format!("kubepods/burstable/pod{UID}");
+    for path in [&own, &format!("{own}/one"), &slices, "system.slice"] {
+        assert!(!above.contains(&id(path)), "{path}");
+    }
+}
+
+#[test]
 fn names_of_other_slices_are_no_pods() {
     for name in [
         "pods",

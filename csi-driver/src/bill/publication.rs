@@ -78,7 +78,7 @@ impl Bills {
         }
         let is_done = |all: &Accounts| {
             let account = all.volumes.get(id);
-            account.is_none_or(|it| it.is_done(ticket) || it.has_nameless())
+            account.is_none_or(|it| it.is_done(ticket))
         };
         if !self.inner.until(self.inner.settings.join, is_done).await {
             tracing::warn!(volume.id = %id, path = %path.display(), "unpublished before its bytes were handed over; they follow");

@@ -95,9 +95,11 @@ impl Inner {
         };
         let pods = Arc::clone(&self.pods);
         let look = move || {
+            pods.keep_only(&uids);
+            // Looked at whole, so that containers are known before they are gone.
             uids.into_iter()
                 .map(|uid| {
-                    let is_alive = pods.directory(&uid).is_some();
+                    let is_alive = !pods.subtree(&uid).is_empty();
                     (uid, is_alive)
                 })
                 .collect()

@@ -6,6 +6,7 @@ mod hand_over;
 #[path = "../sockets/pod.rs"]
 mod pod;
 mod retainer;
+mod sweep;
 mod trouble;
 
 /// Returns from the test, and says why, when the machine does not allow it. Builds what takes longer than any step may.

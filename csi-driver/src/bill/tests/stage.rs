@@ -34,6 +34,7 @@ fn open(
     fs::create_dir_all(&records).unwrap();
     let request = FileRequest::open(records.join("request.json"), boot_id, Bytes(budget));
     let pods = Pods::new(Some(folder.join("cgroups"))).unwrap();
+    let pods = pods.lingering(LONG);
     let settings = Settings {
         layers: folder.join("layers"),
         records,
@@ -242,6 +243,20 @@ impl Stage {
         fs::create_dir_all(&container).unwrap();
         let owner = CgroupId(fs::metadata(container).unwrap().ino());
         (PodUid::parse(uid).unwrap(), owner)
+    }
+
+    /// The id of the cgroup that pods are in.
+    pub(super) fn above(&self) -> CgroupId {
+        use std::os::unix::fs::MetadataExt;
+        let class = self.folder.path().join("cgroups/kubepods/burstable");
+        CgroupId(fs::metadata(class).unwrap().ino())
+    }
+
+    /// The pod's container is gone, and another one is there.
+    pub(super) fn restart_container(&self, uid: &PodUid) {
+        let pod = self.cgroup(uid.as_str());
+        fs::create_dir(pod.join("another")).unwrap();
+        fs::remove_dir(pod.join("container")).unwrap();
     }
 
     /// A volume, and a pod that has put so many bytes into it.

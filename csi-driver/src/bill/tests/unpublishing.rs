@@ -274,20 +274,50 @@ async fn the_request_follows_bytes_that_go() {
 }
 
 #[tokio::test]
-async fn nothing_moves_while_a_pod_has_the_volume_that_nobody_can_name() {
-    let stage = Stage::new(1 << 40);
-    let id = stage.volume("a").await;
-    stage.settled(&id).await;
+async fn a_pod_that_nobody_can_name_keeps_its_bytes_and_keeps_nobody_elses() {
+    let mut stage = Stage::new(1 << 40);
+    wait_long(&mut stage);
+    let (id, pod, owner) = stage.filled(5 * MIB).await;
+    let (living, stays) = stage.pod("2");
+    stage.publish(&living, &id).await;
+    stage.put(&id, stays, MIB);
     let target = stage.folder.path().join("target");
     let published = stage.bills.published(&id, &target, None, true);
     published.await.unwrap();
-    stage.put(&id, CgroupId(4711), 5 * MIB);
-    let runs = stage.engine.runs.load(Ordering::SeqCst);
-    stage.look().await;
-    stage.look().await;
-    assert_eq!(stage.engine.runs.load(Ordering::SeqCst), runs);
+    let nameless = CgroupId(4711);
+    stage.put(&id, nameless, 3 * MIB);
+    // What pods left that are gone.
+    let above = stage.above();
+    stage.put(&id, above, 2 * MIB);
+    stage.unpublish(&pod, &id).await;
+    assert_eq!(stage.billed(&id, owner), 0);
+    assert_eq!(stage.billed(&id, RETAINER), 7 * MIB);
+    assert_eq!(stage.billed(&id, nameless), 3 * MIB, "nobody knows");
+    assert_eq!(stage.billed(&id, stays), MIB);
     stage.bills.before_unpublish(&id, &target).await;
     stage.bills.after_unpublish(&id, &target).await;
     stage.settled(&id).await;
-    assert_eq!(stage.billed(&id, RETAINER), 5 * MIB);
+    assert_eq!(stage.billed(&id, RETAINER), 10 * MIB);
+    assert_eq!(stage.billed(&id, stays), MIB);
+}
+
+#[tokio::test]
+async fn a_restarted_containers_bytes_stay_its_pods_while_the_kernel_still_names_it() {
+    let stage = Stage::new(1 << 40);
+    let (id, pod, owner) = stage.filled(5 * MIB).await;
+    stage.look().await;
+    stage.settled(&id).await;
+    stage.restart_container(&pod);
+    // Something calls for a run just then.
+    let (other, others) = stage.pod("2");
+    stage.publish(&other, &id).await;
+    stage.put(&id, others, MIB);
+    stage.unpublish(&other, &id).await;
+    stage.settled(&id).await;
+    assert_eq!(stage.billed(&id, RETAINER), MIB);
+    assert_eq!(stage.billed(&id, owner), 5 * MIB, "its pod lives");
+    // With its pod it goes at once.
+    stage.unpublish(&pod, &id).await;
+    stage.settled(&id).await;
+    assert_eq!(stage.billed(&id, RETAINER), 6 * MIB);
 }
