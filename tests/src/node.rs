@@ -35,6 +35,9 @@ use crate::process::{Process, Program, poll};
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The file that tells boots apart.
+const BOOT: &str = "boot";
+
 /// A driver in a folder of its own.
 #[derive(Debug)]
 pub struct Node {
@@ -69,6 +72,7 @@ impl Node {
             .context("a temporary directory")?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         fs::create_dir_all(folder.path().join("kubelet/pods"))?;
+        fs::write(folder.path().join(BOOT), unique_name())?;
         let root = Cgroup::run()?;
         let mut node = Self {
             own: root.child("driver")?,
@@ -165,6 +169,7 @@ impl Node {
         let at = |name: &str| self.folder().join(name);
         let (endpoint, catalog, layers) = (at("csi.sock"), at("catalog"), at("layers"));
         let (kubelet, run, orders) = (at("kubelet"), at("run"), self.orders());
+        let boot = at(BOOT);
         let mut arguments: Vec<&OsStr> = ["standalone", "--node-id", "test", "--budget", "8GiB"]
             .map(OsStr::new)
             .into();
@@ -174,6 +179,7 @@ impl Node {
             ("--layers", &layers),
             ("--kubelet-dir", &kubelet),
             ("--run-dir", &run),
+            ("--boot-id-file", &boot),
             ("--cgroup-root", self.root.directory()),
         ] {
             arguments.extend([OsStr::new(flag), path.as_os_str()]);
@@ -221,6 +227,22 @@ impl Node {
         };
         driver.signal(Signal::SIGTERM)?;
         driver.wait(PATIENCE).map(drop)
+    }
+
+    /// The node goes down and comes up: the driver, whatever is mounted and the memory in it are gone, and so is the run directory
+    /// unless it was on a disk. Everybody else must be gone already. The driver is not started.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn reboot(&mut self, keeps_run: bool) -> Result<()> {
+        self.kill()?;
+        for point in self.mounts()?.iter().rev() {
+            umount2(point, MntFlags::MNT_DETACH)?;
+        }
+        if !keeps_run {
+            fs::remove_dir_all(self.folder().join("run"))?;
+        }
+        Ok(fs::write(self.folder().join(BOOT), unique_name())?)
     }
 
     /// Calls the driver once, whatever comes of it.
@@ -272,7 +294,7 @@ impl Node {
         }
         match answer {
             Some(Ok(answer)) if answered => Ok(answer.into_inner()),
-            Some(Err(status)) => bail!("{status:?}"),
+            Some(Err(status)) => Err(status.into()),
             _ => bail!("the driver does not answer"),
         }
     }
@@ -368,6 +390,14 @@ impl Node {
             let request = stage.clone();
             async move { NodeClient::new(channel).node_stage_volume(request).await }
         })?;
+        self.publish_staged(name, pod, read_only)
+    }
+
+    /// Publishes a volume to a pod that is staged, or that kubelet believes to be.
+    ///
+    /// # Errors
+    /// What the driver answers.
+    pub fn publish_staged(&mut self, name: &str, pod: &str, read_only: bool) -> Result<PathBuf> {
         let target = self.target(pod, name)?;
         let publish = NodePublishVolumeRequest {
             volume_id: name.into(),

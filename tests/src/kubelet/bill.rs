@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 use vineyard_charge::CgroupId;
 use vineyard_charge::survey::Ledger;
-use vineyard_store::{Options, Volume};
 
 use crate::model::PAGE;
 use crate::node::Node;
@@ -127,12 +126,8 @@ fn owner_of(node: &Node, owner: CgroupId) -> Result<String> {
 pub(super) fn settle(node: &Node, layer: &Path, expected: &Expected, nobody: bool) -> Result<()> {
     let mut last = String::new();
     let right = poll(SETTLE, || {
-        // What was removed while a hand-over had it open lies in the trash until somebody sweeps.
-        let swept = Volume::open(layer, Options::default()).and_then(|volume| volume.sweep());
-        match swept
-            .map_err(Into::into)
-            .and_then(|_| survey(node, layer, nobody))
-        {
+        // What was removed while a hand-over had it open lies in the trash until the driver sweeps.
+        match survey(node, layer, nobody) {
             Ok(found) => {
                 let wrong = expected.against(&found);
                 last = format!("{wrong:?}: {found:?}");

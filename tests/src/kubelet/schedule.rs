@@ -1,6 +1,8 @@
 //! Random schedules: pods with several claims come and go, clients put, get and remove, and the driver, the retainer and sidecars
 //! die in the middle of it. The model knows every object and who must pay for it.
 
+mod reboot;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -30,7 +32,7 @@ const MOST_PODS: usize = 3;
 const PASSAGES: u64 = 40;
 
 /// Hand-overs and looks at short intervals, so that a schedule does not take long; and waiting in vain does not either.
-const FLAGS: [&str; 14] = [
+const FLAGS: [&str; 18] = [
     "--look-period",
     "100",
     "--survey-period",
@@ -41,6 +43,10 @@ const FLAGS: [&str; 14] = [
     "200",
     "--hand-over-patience",
     "500",
+    "--sweep-period",
+    "100",
+    "--sweep-rest",
+    "0",
     "--grant-chunk",
     "1MiB",
     "--request-chunk",
@@ -59,6 +65,8 @@ struct Volume {
     staged: bool,
     /// It has memory, with the directories and the mark of the store.
     made: bool,
+    /// It had some before the node rebooted.
+    lost: bool,
     objects: BTreeMap<String, Object>,
 }
 
@@ -133,6 +141,7 @@ impl Schedule {
             16 => self.restart_kubelet(),
             17 => self.kill_driver(),
             18 => self.check(),
+            19 if self.random.chance(50) => self.reboot(),
             _ => self.delete(),
         }
     }
@@ -161,13 +170,13 @@ impl Schedule {
     }
 
     fn start_pod(&mut self) -> Result<()> {
-        if self.pods.len() == MOST_PODS || self.volumes.is_empty() {
+        if self.pods.len() == MOST_PODS || self.volumes.values().all(|it| it.lost) {
             return Ok(());
         }
         self.next += 1;
         let (number, uid) = (self.next, Pod::uid(self.next));
         let mut mounts = Vec::new();
-        for name in self.volumes.keys() {
+        for (name, _) in self.volumes.iter().filter(|(_, volume)| !volume.lost) {
             if mounts.is_empty() || self.random.chance(30) {
                 let read_only = !mounts.is_empty() && self.random.chance(30);
                 mounts.push(Mount {
@@ -429,6 +438,9 @@ impl Schedule {
     fn check(&mut self) -> Result<()> {
         let names: Vec<_> = self.volumes.keys().cloned().collect();
         for name in names {
+            if self.volumes[&name].lost {
+                self.is_nowhere(&name)?;
+            }
             if !self.volumes[&name].made {
                 continue;
             }
