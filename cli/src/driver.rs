@@ -30,6 +30,7 @@ pub(crate) struct NodeBills {
     has_retainer: bool,
     requested_bytes: u64,
     allocated_bytes: u64,
+    request_trouble: String,
     leaving: Vec<Leaving>,
     volumes: Vec<Volume>,
 }
@@ -111,9 +112,11 @@ impl NodeBills {
         text.push('\n');
         text += &match self.has_retainer {
             true => format!(
-                "retainer: {} requested, {} allocated\n",
+                "retainer: {} requested, {} allocated{}{}\n",
                 human(self.requested_bytes),
-                human(self.allocated_bytes)
+                human(self.allocated_bytes),
+                if self.request_trouble.is_empty() { "" } else { "; " },
+                printable(&self.request_trouble)
             ),
             false => "no retainer: bytes stay on the bill of whoever put them\n".to_owned(),
         };
@@ -203,6 +206,7 @@ impl From<Bills> for NodeBills {
             has_retainer: bills.has_retainer,
             requested_bytes: bills.requested_bytes,
             allocated_bytes: bills.allocated_bytes,
+            request_trouble: bills.request_trouble,
             leaving: leaving.collect(),
             volumes: bills.volumes.into_iter().map(Volume::from).collect(),
         }

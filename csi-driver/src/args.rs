@@ -58,6 +58,9 @@ const CONTROLLER: &str = "vineyard.io/controller";
 const NODE: &str = "vineyard.io/node";
 const STANDALONE: &str = "vineyard.io/standalone";
 
+/// Between two looks at what this node can offer.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// Name of the subcommand that unmounts one path.
 const UNMOUNT: &str = "unmount";
 
@@ -376,6 +379,7 @@ impl Parts {
             controller,
         };
         self.routes = self.routes.add_service(ControllerServer::new(service));
+        self.records.look_after_retainers();
         self
     }
 
@@ -415,7 +419,7 @@ impl Parts {
         let run = RunDirectory::open(&bill.run_dir)
             .with_context(|| bill.run_dir.display().to_string())?;
         let run_dir = bill.run_dir.clone();
-        let bills = bill.build(&layers, &boot_id, budget, &mounter, events.clone())?;
+        let bills = bill.build(&self.records, &node_id, &layers, &boot_id, budget, &mounter)?;
         let targets = Targets::new(&kubelet_dirs);
         let claims = Claims {
             node: node_id.clone(),
@@ -512,7 +516,9 @@ fn serve(
             if let Some(sockets) = &node.sockets {
                 sockets.resume().await;
             }
-            parts.records.announce(&node).await?;
+            let offered = node.offers();
+            parts.records.announce(&node, offered).await?;
+            tokio::spawn(offer(parts.records, Arc::clone(&node), offered));
             tokio::spawn(Arc::clone(&node).sweep());
             let reporter = report.build(Arc::clone(&node), http_address);
             tokio::spawn(reporter.run());
@@ -536,6 +542,21 @@ fn serve(
     // An unmount that hangs must not hold the process.
     runtime.shutdown_background();
     ended
+}
+
+/// Says it when this node offers more or less than was said. Never ends.
+async fn offer(records: Records, node: Arc<Node>, mut said: Bytes) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = node.offers();
+        if now == said {
+            continue;
+        }
+        match records.announce(&node, now).await {
+            Ok(()) => said = now,
+            Err(error) => tracing::warn!(%error, "nobody is told what this node offers"),
+        }
+    }
 }
 
 fn private_directory(path: &Path) -> anyhow::Result<()> {

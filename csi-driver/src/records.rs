@@ -1,15 +1,17 @@
 //! Where the records are, as the command line says: in a directory, or in the Kubernetes that this process runs in.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
 
+use crate::bill::{FileRequest, RetainerRequest};
+use crate::bytes::Bytes;
 use crate::controller::{NodeBudget, Offers};
 use crate::node::{Node, Sidecars};
 use crate::report::Events;
 use crate::report::events::Counts;
-use crate::volume::{Catalog, FileCatalog};
+use crate::volume::{Catalog, FileCatalog, NodeId};
 
 /// Where the records are.
 #[derive(Debug, Args)]
@@ -35,12 +37,18 @@ pub(crate) struct Records {
     pub(crate) catalog: Arc<dyn Catalog>,
     /// Where users are told what happened.
     pub(crate) events: Events,
-    /// The nodes, where they write themselves what they offer.
+    /// Where they are resources.
     #[cfg(feature = "kubernetes")]
-    nodes: Option<crate::resources::Nodes>,
-    /// The Kubernetes that they are in, and its namespace of ours.
-    #[cfg(feature = "kubernetes")]
-    kubernetes: Option<(kube::Client, String)>,
+    kubernetes: Option<Kubernetes>,
+}
+
+/// The Kubernetes that the records are in.
+#[cfg(feature = "kubernetes")]
+struct Kubernetes {
+    client: kube::Client,
+    namespace: String,
+    /// They write themselves what they offer.
+    nodes: crate::resources::Nodes,
 }
 
 impl RecordFlags {
@@ -50,8 +58,6 @@ impl RecordFlags {
             Some(path) => Ok(Records {
                 catalog: Arc::new(FileCatalog::open(path)?),
                 events: Events::unwritten(counts),
-                #[cfg(feature = "kubernetes")]
-                nodes: None,
                 #[cfg(feature = "kubernetes")]
                 kubernetes: None,
             }),
@@ -76,8 +82,11 @@ impl RecordFlags {
         Ok(Records {
             catalog: Arc::new(catalog),
             events,
-            nodes: Some(nodes),
-            kubernetes: Some((client, self.namespace.clone())),
+            kubernetes: Some(Kubernetes {
+                client,
+                namespace: self.namespace.clone(),
+                nodes,
+            }),
         })
     }
 }
@@ -86,7 +95,7 @@ impl Records {
     /// Which pods have a sidecar; none where there are no pods to be looked at.
     pub(crate) fn sidecars(&self) -> Option<Arc<dyn Sidecars>> {
         #[cfg(feature = "kubernetes")]
-        if let Some((client, _)) = &self.kubernetes {
+        if let Some(Kubernetes { client, .. }) = &self.kubernetes {
             return Some(Arc::new(crate::webhook::Presence::new(client.clone())));
         }
         None
@@ -95,8 +104,8 @@ impl Records {
     /// The Kubernetes that they are in, and its namespace of ours; none when they are files.
     #[cfg(feature = "kubernetes")]
     pub(crate) fn kubernetes(&self) -> Option<(kube::Client, &str)> {
-        let (client, namespace) = self.kubernetes.as_ref()?;
-        Some((client.clone(), namespace))
+        let it = self.kubernetes.as_ref()?;
+        Some((it.client.clone(), &it.namespace))
     }
 
     /// What the nodes offer: what they write themselves, or `named` on the command line.
@@ -105,7 +114,7 @@ impl Records {
     /// When it is named in both, or in neither.
     pub(crate) fn offers(&self, named: Vec<NodeBudget>) -> anyhow::Result<Offers> {
         #[cfg(feature = "kubernetes")]
-        if let Some(nodes) = &self.nodes {
+        if let Some(Kubernetes { nodes, .. }) = &self.kubernetes {
             if !named.is_empty() {
                 anyhow::bail!(
                     "--node is for records in a directory: here the nodes say it themselves"
@@ -119,7 +128,55 @@ impl Records {
         Ok(Offers::Fixed(named))
     }
 
-    /// Tells the controller what `node` offers, where it is told so.
+    /// The memory request of the retainer on `node`, on record in the file `path`. Its pod requests `overhead` on top.
+    ///
+    /// # Errors
+    /// When the file is there and cannot be read.
+    pub(crate) fn retainer_request(
+        &self,
+        path: &Path,
+        boot_id: &str,
+        node: &NodeId,
+        budget: Bytes,
+        overhead: Bytes,
+    ) -> anyhow::Result<Arc<dyn RetainerRequest>> {
+        tracing::debug!(%node, %overhead, "the retainer's request");
+        #[cfg(feature = "kubernetes")]
+        if let Some(Kubernetes {
+            client, namespace, ..
+        }) = &self.kubernetes
+        {
+            let place = crate::bill::Place {
+                client: client.clone(),
+                namespace: namespace.clone(),
+                node: node.clone(),
+                events: self.events.clone(),
+                overhead,
+            };
+            let request = crate::bill::KubernetesRequest::open(place, path.to_owned(), boot_id)?;
+            return Ok(Arc::new(request));
+        }
+        let request = FileRequest::open(path.to_owned(), boot_id, budget)?;
+        Ok(Arc::new(request))
+    }
+
+    /// Looks after the nodes' retainers, where there is Kubernetes: a controller's part.
+    pub(crate) fn look_after_retainers(&self) {
+        #[cfg(feature = "kubernetes")]
+        if let Some(Kubernetes {
+            client, namespace, ..
+        }) = &self.kubernetes
+        {
+            let (client, namespace) = (client.clone(), namespace.clone());
+            tokio::spawn(crate::retainer::upgrade::run(
+                client.clone(),
+                namespace.clone(),
+            ));
+            tokio::spawn(crate::retainer::safeguard::run(client, namespace));
+        }
+    }
+
+    /// Tells the controller that `node` offers `budget`, where it is told so.
     ///
     /// # Errors
     /// When it cannot be told.
@@ -127,13 +184,13 @@ impl Records {
         not(feature = "kubernetes"),
         expect(clippy::unused_async, reason = "only Kubernetes is told")
     )]
-    pub(crate) async fn announce(&self, node: &Node) -> anyhow::Result<()> {
-        tracing::debug!(node.budget = %node.budget, "this node offers memory");
+    pub(crate) async fn announce(&self, node: &Node, budget: Bytes) -> anyhow::Result<()> {
+        tracing::info!(%budget, "this node offers memory");
         #[cfg(feature = "kubernetes")]
-        if let Some(nodes) = &self.nodes {
+        if let Some(Kubernetes { nodes, .. }) = &self.kubernetes {
             let spec = crate::resources::VineyardNodeSpec {
                 pool: node.pool.clone(),
-                budget: node.budget,
+                budget,
             };
             let told = nodes.announce(&node.id, spec).await;
             return anyhow::Context::context(told, "say what this node offers");

@@ -1,5 +1,7 @@
 //! Flags of the bill, and what is built from them.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +9,13 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args as Flags;
 
-use crate::bill::{Bills, Engine, FileRequest, Pods, Retainer, RetainerEngine, Settings};
+use crate::bill::{
+    Bills, Engine, FileRequest, Pods, Retainer, RetainerEngine, RetainerRequest, Settings,
+};
 use crate::bytes::Bytes;
 use crate::mount::Mounter;
-use crate::report::Events;
+use crate::records::Records;
+use crate::volume::NodeId;
 
 /// Who is billed for what is in the volumes.
 #[derive(Debug, Flags)]
@@ -27,6 +32,15 @@ pub(super) struct BillFlags {
     /// Socket of this node's retainer, normally `<run-dir>/retainer/retainer.sock`. None: bytes stay on the bill of whoever put them.
     #[arg(long, env = "VINEYARD_RETAINER", value_name = "PATH")]
     retainer: Option<PathBuf>,
+
+    /// What the retainer's own process needs: its pod requests this on top of what the node retains.
+    #[arg(
+        long,
+        env = "VINEYARD_RETAINER_OVERHEAD",
+        value_name = "BYTES",
+        default_value = "16MiB"
+    )]
+    retainer_overhead: Bytes,
 
     /// Cgroup that kubelet's `kubepods` is in, as a directory. Default: the whole hierarchy that accounts memory.
     #[arg(long, env = "VINEYARD_CGROUP_ROOT", value_name = "PATH")]
@@ -99,15 +113,17 @@ impl BillFlags {
     /// When the run directory or the records in it cannot be used, or no memory cgroups are mounted.
     pub(super) fn build(
         self,
+        records_of: &Records,
+        node: &NodeId,
         layers: &Path,
         boot_id: &str,
         budget: Bytes,
         mounter: &Arc<dyn Mounter>,
-        events: Events,
     ) -> anyhow::Result<Bills> {
         let BillFlags {
             run_dir,
             retainer,
+            retainer_overhead,
             cgroup_root,
             hand_over_patience,
             hand_over_pause,
@@ -121,7 +137,16 @@ impl BillFlags {
         let records = run_dir.join("bill");
         super::private_directory(&records)?;
         let pods = Arc::new(Pods::new(cgroup_root).context("cgroups of pods")?);
-        let request = FileRequest::open(records.join("request.json"), boot_id, budget)?;
+        let path = records.join("request.json");
+        let request: Arc<dyn RetainerRequest> = match &retainer {
+            Some(socket) => {
+                open_to_the_retainer(&run_dir, socket)?;
+                let overhead = retainer_overhead;
+                records_of.retainer_request(&path, boot_id, node, budget, overhead)?
+            }
+            // Nothing is ever asked for.
+            None => Arc::new(FileRequest::open(path, boot_id, budget)?),
+        };
         let settings = Settings {
             layers: layers.to_owned(),
             records,
@@ -134,7 +159,7 @@ impl BillFlags {
             chunk: request_chunk,
             runs: hand_overs,
             furnish: true,
-            events,
+            events: records_of.events.clone(),
         };
         let connection = |socket| {
             let pods = Arc::clone(&pods);
@@ -151,8 +176,22 @@ impl BillFlags {
             settings,
             pods,
             engine,
-            Arc::new(request),
+            request,
             Arc::clone(mounter),
         )?)
     }
+}
+
+/// Makes the directory of the retainer's socket. It is a process of another user, and its pod mounts this directory alone; on the node
+/// itself nobody else comes past the run directory.
+fn open_to_the_retainer(run_dir: &Path, socket: &Path) -> anyhow::Result<()> {
+    let Some(directory) = socket.parent().filter(|it| *it != run_dir) else {
+        return Ok(());
+    };
+    if !directory.starts_with(run_dir) {
+        return Ok(());
+    }
+    fs::create_dir_all(directory)
+        .and_then(|()| fs::set_permissions(directory, fs::Permissions::from_mode(0o777)))
+        .with_context(|| directory.display().to_string())
 }

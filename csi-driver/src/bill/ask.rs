@@ -10,7 +10,7 @@ use tonic::async_trait;
 use vineyard_charge::survey::{Surveyor, survey_tree};
 use vineyard_charge::{Extent, Full, Limit, PAGE, ReserveError};
 
-use super::{Bills, Error, LeavingRecord, leaving_path, record};
+use super::{Bills, Error, HEARD, LeavingRecord, leaving_path, record};
 use crate::bytes::Bytes;
 use crate::edge::chain;
 use crate::report::{Reason, Subject};
@@ -148,6 +148,10 @@ impl Bills {
             .await?;
         for id in &ids {
             self.inner.kick(id);
+        }
+        if !self.inner.request.heard(HEARD).await {
+            let standing = self.inner.request.standing();
+            tracing::warn!(pod.uid = %pod, state = standing.state.label(), "the scheduler does not know yet what a pod leaves behind");
         }
         tracing::info!(pod.uid = %pod, at_most = %at_most, volumes = ids.len(), "a pod leaves");
         Ok(())

@@ -12,7 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use vineyard_proto::admin::{Bills as View, Share, VolumeBill, share::Payer};
 
-use super::Bills;
+use super::{Bills, State};
 
 /// Tells a scraper about the bills, once there are any. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -106,6 +106,18 @@ impl Collector for BillMetrics {
             let gauge =
                 encoder.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Gauge)?;
             ConstGauge::new(signed(value(&view))).encode(gauge)?;
+        }
+        let mut family = encoder.encode_descriptor(
+            "retainer_request_state",
+            "1 for how the request of the retainer stands, 0 for all else",
+            None,
+            MetricType::Gauge,
+        )?;
+        let standing = bills.inner.request.standing();
+        for state in State::ALL {
+            let labels = [("state", state.label())];
+            let is_it = i64::from(state == standing.state);
+            ConstGauge::new(is_it).encode(family.encode_family(&labels)?)?;
         }
         let leaving = encoder.encode_descriptor(
             "leaving_pods",

@@ -46,7 +46,9 @@ pub(crate) use hold::Hold;
 pub(crate) use metrics::BillMetrics;
 pub(crate) use pods::Pods;
 pub(crate) use record::RecordError;
-pub(crate) use request::{FileRequest, RequestError, RetainerRequest};
+pub(crate) use request::{FileRequest, RequestError, RetainerRequest, State};
+#[cfg(feature = "kubernetes")]
+pub(crate) use request::{KubernetesRequest, Place};
 pub(crate) use retainer::Retainer;
 
 use size::LayerSize;
@@ -58,6 +60,12 @@ use crate::volume::{PodUid, VolumeId};
 
 /// How long a run may take to stop, before whoever wants the volume is told to come again.
 const STOP: Duration = Duration::from_secs(10);
+
+/// How long who leaves waits until the scheduler knows, once it is on record: a pod has few seconds to end.
+const HEARD: Duration = Duration::from_millis(700);
+
+/// How long new bytes wait for memory to be allocated to the retainer: kubelet takes a second or two.
+const GRANTED: Duration = Duration::from_secs(8);
 
 /// Why the bill did not answer.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +143,8 @@ struct Inner {
     changed: Sender<()>,
     /// One at a time sums up and asks.
     asking: tokio::sync::Mutex<()>,
+    /// One at a time waits for room.
+    covering: tokio::sync::Mutex<()>,
     runs: Arc<Semaphore>,
     /// Bytes that were handed over since this process began.
     moved: AtomicU64,
@@ -224,9 +234,17 @@ impl Bills {
                 sizes: Mutex::default(),
                 changed: Sender::new(()),
                 asking: tokio::sync::Mutex::default(),
+                covering: tokio::sync::Mutex::default(),
                 moved: AtomicU64::new(0),
             }),
         })
+    }
+}
+
+impl Bills {
+    /// What can be retained on this node at most, where that is less than somebody may wish.
+    pub(crate) fn bound(&self) -> Option<Bytes> {
+        self.inner.request.bound()
     }
 }
 

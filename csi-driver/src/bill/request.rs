@@ -3,14 +3,21 @@
 //! Sums are absolute: to ask again is harmless, and whoever asks last is right. A hand-over never waits for an answer, because the
 //! bytes exist already; new bytes on the retainer's bill do.
 
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
+
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tonic::async_trait;
 
 use super::record;
 use crate::bytes::Bytes;
+
+#[cfg(feature = "kubernetes")]
+pub(crate) use kubernetes::{KubernetesRequest, Place};
 
 /// Why a request is not recorded.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +38,110 @@ pub(crate) trait RetainerRequest: Send + Sync + std::fmt::Debug {
 
     /// What of it is granted: the node counts it, whether or not it is used yet.
     fn allocated(&self) -> Bytes;
+
+    /// Waits until whoever counts memory has heard what was asked for last, for at most `patience`. Returns whether they have.
+    async fn heard(&self, _patience: Duration) -> bool {
+        true
+    }
+
+    /// Waits until `total` is granted, for at most `patience` and not longer than there is hope. Returns whether it is.
+    async fn granted(&self, total: Bytes, _patience: Duration) -> bool {
+        self.allocated() >= total
+    }
+
+    /// How what was asked for last stands.
+    fn standing(&self) -> Standing {
+        Standing::default()
+    }
+
+    /// What can be granted at most, where a request cannot be changed: the node must not offer more to volumes.
+    fn bound(&self) -> Option<Bytes> {
+        None
+    }
+}
+
+/// How a request stands.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+)]
+pub(crate) enum State {
+    /// All of it is allocated.
+    #[default]
+    Allocated,
+    /// Asked for, and not answered yet.
+    Asked,
+    /// Counted by the scheduler, but kubelet has no room for it now.
+    Deferred,
+    /// Kubelet never resizes this pod: what is allocated to it is all that there is.
+    Infeasible,
+    /// The API server does not resize pods, or not this one: what is allocated to it is all that there is.
+    Refused,
+    /// The API server does not answer.
+    Unheard,
+    /// This node has no retainer.
+    Absent,
+}
+
+impl State {
+    /// All of them.
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Allocated,
+        Self::Asked,
+        Self::Deferred,
+        Self::Infeasible,
+        Self::Refused,
+        Self::Unheard,
+        Self::Absent,
+    ];
+
+    /// Whether asking for more is in vain, because a request cannot be changed here.
+    #[cfg(feature = "kubernetes")]
+    pub(crate) fn is_fixed(self) -> bool {
+        matches!(self, Self::Infeasible | Self::Refused)
+    }
+
+    /// As metrics have it.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Allocated => "allocated",
+            Self::Asked => "asked",
+            Self::Deferred => "deferred",
+            Self::Infeasible => "infeasible",
+            Self::Refused => "refused",
+            Self::Unheard => "unheard",
+            Self::Absent => "absent",
+        }
+    }
+}
+
+/// How a request stands, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// In one word.
+    pub(crate) state: State,
+    /// What Kubernetes says about it; may be empty.
+    pub(crate) message: String,
+}
+
+impl Standing {
+    /// What is wrong, in one line; empty when nothing is, or nothing is known yet.
+    pub(crate) fn trouble(&self) -> String {
+        match (self.state, self.message.as_str()) {
+            (State::Allocated | State::Asked, _) => String::new(),
+            (state, "") => state.label().to_owned(),
+            (state, message) => format!("{}: {message}", state.label()),
+        }
+    }
 }
 
 /// A request without Kubernetes: a file, granted as far as the node's budget goes.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use vineyard_charge::{Full, Limit, PAGE, ReserveError};
 
 use super::account::Account;
-use super::{AccountRecord, Bills, Error, Inner, RecordError, account_path, record};
+use super::{AccountRecord, Bills, Error, GRANTED, Inner, RecordError, account_path, record};
 use crate::bytes::Bytes;
 use crate::volume::VolumeId;
 
@@ -100,8 +100,10 @@ impl Bills {
     ) -> Result<Reserving, ReserveError> {
         let inner = &self.inner;
         let asked: u64 = shares.iter().map(|(_, bytes)| bytes).sum();
+        // Whoever comes later does not take the room that this one waits for.
+        let _first = inner.covering.lock().await;
         // Nobody else sums up or asks between the look and what it leads to.
-        let _turn = inner.asking.lock().await;
+        let turn = inner.asking.lock().await;
         for (id, bytes) in &shares {
             if let Some(account) = inner.accounts().volumes.get_mut(id) {
                 account.reserve(*bytes);
@@ -112,9 +114,11 @@ impl Bills {
             shares,
             is_done: false,
         };
-        let total = inner.wanted().await;
-        if total > inner.request.allocated().0 {
-            let chunk = inner.settings.chunk.0.max(PAGE);
+        let mut total = inner.wanted().await;
+        let chunk = inner.settings.chunk.0.max(PAGE);
+        // Asked for before the room is used up, so that few have to wait.
+        let is_covered = total <= inner.request.allocated().0;
+        if !is_covered || total.saturating_add(chunk / 2) > inner.request.desired().0 {
             let raised = total.saturating_add(chunk).next_multiple_of(chunk);
             inner
                 .request
@@ -126,7 +130,15 @@ impl Bills {
             let mut all = inner.accounts();
             (all.ahead, all.ahead_since) = (raised - total, Some(Instant::now()));
         }
-        let allocated = inner.request.allocated().0;
+        let mut allocated = inner.request.allocated().0;
+        if total > allocated {
+            // Who leaves must be able to ask meanwhile.
+            drop(turn);
+            inner.request.granted(Bytes(total), GRANTED).await;
+            let _turn = inner.asking.lock().await;
+            total = inner.wanted().await;
+            allocated = inner.request.allocated().0;
+        }
         if total <= allocated {
             return Ok(reserving);
         }

@@ -52,6 +52,7 @@ impl Inner {
         Ok(View {
             volumes,
             has_retainer: self.engine.is_some(),
+            request_trouble: self.request.standing().trouble(),
             requested_bytes: self.request.desired().0,
             allocated_bytes: self.request.allocated().0,
             leaving: leaving

@@ -78,6 +78,12 @@ pub(crate) struct Node {
 }
 
 impl Node {
+    /// Memory that it can offer to volumes now: never more than its retainer can be billed for.
+    pub(crate) fn offers(&self) -> Bytes {
+        let bound = self.bills.bound().unwrap_or(self.budget);
+        self.budget.min(bound)
+    }
+
     fn lock(&self, id: &VolumeId) -> Result<Guard, Error> {
         self.locks
             .try_lock(id)

@@ -3,11 +3,16 @@
 mod definitions;
 #[cfg(test)]
 mod golden;
+mod mirror;
 mod node;
+pub(crate) mod quantity;
 mod volume;
 
 pub(crate) use definitions::definitions;
-pub(crate) use node::{Booking, Nodes, VineyardNode, VineyardNodeSpec, VineyardNodeStatus};
+pub(crate) use mirror::mirror;
+pub(crate) use node::{
+    Booking, Nodes, RetainerStatus, VineyardNode, VineyardNodeSpec, VineyardNodeStatus,
+};
 pub(crate) use volume::VineyardVolume;
 
 /// The group of all of them.

@@ -9,6 +9,7 @@ use kube::{Client, CustomResource, ResourceExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::bill::State;
 use crate::bytes::Bytes;
 use crate::controller::NodeBudget;
 use crate::volume::{NodeId, NodeReport, Tombstone, catalog};
@@ -31,6 +32,7 @@ const FIELD_MANAGER: &str = "vineyard-node";
     printcolumn = r#"{"name": "Booked", "type": "integer", "jsonPath": ".status.bookedBytes"}"#,
     printcolumn = r#"{"name": "Charged", "type": "integer", "jsonPath": ".status.report.charged"}"#,
     printcolumn = r#"{"name": "Retained", "type": "integer", "jsonPath": ".status.report.retained"}"#,
+    printcolumn = r#"{"name": "Retainer", "type": "string", "jsonPath": ".status.retainer.state"}"#,
     printcolumn = r#"{"name": "Boot", "type": "string", "jsonPath": ".status.bootId", "priority": 1}"#,
     printcolumn = r#"{"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}"#
 )]
@@ -61,9 +63,27 @@ pub(crate) struct VineyardNodeStatus {
     pub(crate) bookings: BTreeMap<String, Booking>,
     /// Memory of deleted volumes that it still has to drop.
     pub(crate) tombstones: Vec<Tombstone>,
+    /// What its retainer is asked to hold. None: nothing is retained on this node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) retainer: Option<RetainerStatus>,
     /// What it says about itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) report: Option<NodeReport>,
+}
+
+/// What a node's retainer is asked to hold, written by the node alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct RetainerStatus {
+    /// Memory that its pod has to request for retained bytes, in bytes; what its process needs comes on top.
+    pub(crate) requested: Bytes,
+    /// What of it kubelet has allocated.
+    pub(crate) allocated: Bytes,
+    /// How the request stands.
+    pub(crate) state: State,
+    /// What Kubernetes says about it.
+    #[serde(default)]
+    pub(crate) message: String,
 }
 
 /// What is booked for a volume.

@@ -4,6 +4,10 @@
 //! serves the node driver alone, opens no path and needs no privilege. Plain threads, so that it stays small.
 
 mod connection;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod safeguard;
+#[cfg(feature = "kubernetes")]
+pub(crate) mod upgrade;
 
 use std::fs;
 use std::io;
@@ -12,7 +16,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
@@ -28,6 +32,9 @@ use connection::Connection;
 /// The driver needs one for each hand-over that is under way.
 const MAX_CONNECTIONS: usize = 64;
 
+/// Between two tries to listen where this user may not yet.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// What is shared by all connections.
 #[derive(Debug, Default)]
 struct Retainer {
@@ -35,6 +42,8 @@ struct Retainer {
     /// Requests hold it together, the end holds it alone.
     working: RwLock<()>,
     connections: AtomicUsize,
+    /// The socket's, once it is served.
+    inode: OnceLock<u64>,
 }
 
 /// Serves at `listen` until SIGTERM or SIGINT; then requests that are under way are finished. A second signal ends it at once.
@@ -46,13 +55,18 @@ pub(crate) fn run(listen: &Path) -> anyhow::Result<()> {
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
     signals.thread_block().context("signals")?;
     allow_descriptors().context("limit of open files")?;
-    let listener = socket::listen_blocking(listen)
-        .with_context(|| format!("listen on {}", listen.display()))?;
-    let inode = fs::metadata(listen).map(|it| it.ino()).ok();
     let retainer = Arc::new(Retainer::default());
-    let serving = Arc::clone(&retainer);
-    thread::spawn(move || serving.accept(&listener));
-    tracing::info!(endpoint = %listen.display(), "serving");
+    match socket::listen_blocking(listen) {
+        Ok(listener) => retainer.serve(listen, listener),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            tracing::info!(endpoint = %listen.display(), "waits until the node driver opens the directory");
+            let (waiting, path) = (Arc::clone(&retainer), listen.to_owned());
+            thread::spawn(move || waiting.serve_when_allowed(&path));
+        }
+        Err(error) => {
+            return Err(error).with_context(|| format!("listen on {}", listen.display()));
+        }
+    }
 
     signals.wait().context("signals")?;
     tracing::info!("told to end");
@@ -65,13 +79,38 @@ pub(crate) fn run(listen: &Path) -> anyhow::Result<()> {
         .write()
         .unwrap_or_else(PoisonError::into_inner);
     // Not the socket of whoever has taken our place.
-    if fs::metadata(listen).map(|it| it.ino()).ok() == inode {
+    let inode = retainer.inode.get().copied();
+    if inode.is_some() && fs::metadata(listen).map(|it| it.ino()).ok() == inode {
         let _ = fs::remove_file(listen);
     }
     Ok(())
 }
 
 impl Retainer {
+    fn serve(self: &Arc<Self>, listen: &Path, listener: UnixListener) {
+        if let Ok(socket) = fs::metadata(listen) {
+            let _ = self.inode.set(socket.ino());
+        }
+        let serving = Arc::clone(self);
+        thread::spawn(move || serving.accept(&listener));
+        tracing::info!(endpoint = %listen.display(), "serving");
+    }
+
+    /// The node's driver makes the directory one that this user may write to; kubelet may have made it before.
+    fn serve_when_allowed(self: &Arc<Self>, listen: &Path) {
+        loop {
+            thread::sleep(LOOK);
+            match socket::listen_blocking(listen) {
+                Ok(listener) => return self.serve(listen, listener),
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) => {
+                    tracing::error!(%error, endpoint = %listen.display(), "cannot listen");
+                    process::exit(1);
+                }
+            }
+        }
+    }
+
     fn accept(self: &Arc<Self>, listener: &UnixListener) {
         loop {
             match listener.accept() {

@@ -15,6 +15,21 @@ pub(crate) enum Reason {
     HandOverUnfinished,
     /// The retainer cannot take over what pods have left: it does not answer.
     RetainerAway,
+    /// All that a node retains is allocated to its retainer again.
+    #[cfg(feature = "kubernetes")]
+    RetainedBytesAllocated,
+    /// Kubelet has no room for all that its node retains.
+    #[cfg(feature = "kubernetes")]
+    RetainedBytesDeferred,
+    /// The retainer's request stays what its pod was created with, and bounds what the node offers.
+    #[cfg(feature = "kubernetes")]
+    RetainerNotResizable,
+    /// The API server does not hear what a node retains.
+    #[cfg(feature = "kubernetes")]
+    RetainerNotResized,
+    /// A node has no retainer.
+    #[cfg(feature = "kubernetes")]
+    RetainerMissing,
     /// A volume is to be deleted, and still used.
     BytesInUse,
     /// A pod that writes has no sidecar that would pay for it.
@@ -33,6 +48,16 @@ impl Reason {
             Self::StoreFull => ("StoreFull", "Reserve", true),
             Self::HandOverUnfinished => ("HandOverUnfinished", "HandOver", true),
             Self::RetainerAway => ("RetainerAway", "HandOver", true),
+            #[cfg(feature = "kubernetes")]
+            Self::RetainedBytesAllocated => ("RetainedBytesAllocated", "Resize", false),
+            #[cfg(feature = "kubernetes")]
+            Self::RetainedBytesDeferred => ("RetainedBytesDeferred", "Resize", true),
+            #[cfg(feature = "kubernetes")]
+            Self::RetainerNotResizable => ("RetainerNotResizable", "Resize", true),
+            #[cfg(feature = "kubernetes")]
+            Self::RetainerNotResized => ("RetainerNotResized", "Resize", true),
+            #[cfg(feature = "kubernetes")]
+            Self::RetainerMissing => ("RetainerMissing", "Resize", true),
             Self::BytesInUse => ("BytesInUse", "Delete", true),
             Self::SidecarMissing => ("SidecarMissing", "Publish", true),
             Self::RecordUnreadable => ("RecordUnreadable", "Reconcile", true),
