@@ -150,6 +150,7 @@ impl Records {
                 client: client.clone(),
                 namespace: namespace.clone(),
                 node: node.clone(),
+                budget,
                 events: self.events.clone(),
                 overhead,
             };

@@ -34,6 +34,8 @@ pub(crate) struct Place {
     pub(crate) namespace: String,
     /// The node of the pod.
     pub(crate) node: NodeId,
+    /// What the node offers to volumes: it never retains more, and the API server refuses what no node has.
+    pub(crate) budget: Bytes,
     /// Where people are told.
     pub(crate) events: Events,
     /// What the retainer's own process needs: the pod requests this and what is asked for.
@@ -65,6 +67,7 @@ struct Known {
 #[derive(Debug)]
 pub(crate) struct KubernetesRequest {
     record: FileRequest,
+    budget: Bytes,
     wanted: watch::Sender<Bytes>,
     known: watch::Receiver<Known>,
     /// Ends with this.
@@ -78,7 +81,8 @@ impl KubernetesRequest {
     /// When the file is there and cannot be read.
     pub(crate) fn open(place: Place, path: PathBuf, boot_id: &str) -> Result<Self, RecordError> {
         let record = FileRequest::open(path, boot_id, Bytes(u64::MAX))?;
-        let (wanted, asked) = watch::channel(record.desired());
+        let budget = place.budget;
+        let (wanted, asked) = watch::channel(record.desired().min(budget));
         let unknown = Known {
             standing: Standing {
                 state: State::Asked,
@@ -92,10 +96,16 @@ impl KubernetesRequest {
         following.spawn(follow::run(place, asked, learned));
         Ok(Self {
             record,
+            budget,
             wanted,
             known,
             _following: following,
         })
+    }
+
+    /// What of it the pod is to request.
+    fn asked(&self) -> Bytes {
+        self.desired().min(self.budget)
     }
 
     /// Waits until one of both is true, for at most `patience`. Returns whether it is the first.
@@ -118,8 +128,9 @@ impl KubernetesRequest {
 impl RetainerRequest for KubernetesRequest {
     async fn set(&self, total: Bytes) -> Result<(), RequestError> {
         self.record.set(total).await?;
+        let asked = self.asked();
         self.wanted
-            .send_if_modified(|wanted| std::mem::replace(wanted, total) != total);
+            .send_if_modified(|wanted| std::mem::replace(wanted, asked) != asked);
         Ok(())
     }
 
@@ -133,8 +144,8 @@ impl RetainerRequest for KubernetesRequest {
     }
 
     async fn heard(&self, patience: Duration) -> bool {
-        let desired = self.desired();
-        let is_heard = |known: &Known| known.heard.is_some_and(|heard| heard >= desired);
+        let asked = self.asked();
+        let is_heard = |known: &Known| known.heard.is_some_and(|heard| heard >= asked);
         let in_vain = |known: &Known| {
             let state = known.standing.state;
             state.is_fixed() || matches!(state, State::Unheard | State::Absent)
@@ -145,7 +156,7 @@ impl RetainerRequest for KubernetesRequest {
     async fn granted(&self, total: Bytes, patience: Duration) -> bool {
         let is_granted = |known: &Known| known.allocated.min(self.desired()) >= total;
         let in_vain = |known: &Known| match known.standing.state {
-            State::Deferred => known.heard.is_some_and(|heard| heard >= self.desired()),
+            State::Deferred => known.heard.is_some_and(|heard| heard >= self.asked()),
             State::Infeasible | State::Refused | State::Absent => true,
             State::Allocated | State::Asked | State::Unheard => false,
         };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
-use kube::api::{Api, Patch, PatchParams};
+use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::json;
 use tokio::sync::watch;
@@ -35,13 +35,13 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// Follows the pod at `place` until nobody asks any more.
 pub(super) async fn run(place: Place, wanted: watch::Receiver<Bytes>, known: watch::Sender<Known>) {
     let pods: Api<Pod> = Api::namespaced(place.client.clone(), &place.namespace);
-    let here = watcher::Config::default()
-        .labels(SELECTOR)
-        .fields(&format!("spec.nodeName={}", place.node));
+    let field = format!("spec.nodeName={}", place.node);
+    let here = watcher::Config::default().labels(SELECTOR).fields(&field);
     let events = watcher(pods.clone(), here).default_backoff();
     let mut events = pin!(events);
     let mut follower = Follower {
         namespace: place.namespace,
+        field,
         overhead: place.overhead,
         pods,
         wanted,
@@ -77,14 +77,25 @@ pub(super) async fn run(place: Place, wanted: watch::Receiver<Bytes>, known: wat
 struct Trouble {
     /// The pod's uid.
     pod: String,
+    /// What was asked for.
+    asked: Bytes,
     standing: Standing,
     /// In a row.
     failures: u32,
     again: Instant,
 }
 
+impl Trouble {
+    /// Whether `wanted` may be taken though what was asked for is refused, because it is less.
+    fn is_over(&self, wanted: Bytes) -> bool {
+        self.standing.state == State::Refused && wanted < self.asked
+    }
+}
+
 struct Follower {
     namespace: String,
+    /// Selects the pods of this node.
+    field: String,
     overhead: Bytes,
     pods: Api<Pod>,
     wanted: watch::Receiver<Bytes>,
@@ -111,6 +122,11 @@ impl Follower {
             watcher::Event::Apply(pod) => self.seen.extend([keyed(pod)]),
             watcher::Event::Delete(pod) => drop(self.seen.remove(&keyed(pod).0)),
         }
+    }
+
+    /// The retainers of this node, as many as there are.
+    fn here(&self) -> ListParams {
+        ListParams::default().labels(SELECTOR).fields(&self.field)
     }
 
     /// The watch broke; it is tried again.
@@ -145,7 +161,7 @@ impl Follower {
             return;
         };
         let may_ask = match &self.trouble {
-            Some(trouble) => trouble.again <= Instant::now(),
+            Some(trouble) => trouble.again <= Instant::now() || trouble.is_over(wanted),
             None => true,
         };
         if pod.request != wanted && may_ask {
@@ -209,6 +225,7 @@ impl Follower {
         };
         self.trouble = Some(Trouble {
             pod: pod.uid.clone(),
+            asked: wanted,
             standing,
             failures: before.saturating_add(1),
             again: Instant::now() + pause,
@@ -222,8 +239,15 @@ impl Follower {
             _ => 0,
         };
         let state = match code {
-            404 => match self.pods.get_opt(&pod.name).await {
-                Ok(Some(now)) if now.uid().as_ref() == Some(&pod.uid) => State::Refused,
+            404 => match self.pods.list(&self.here()).await {
+                Ok(now)
+                    if now
+                        .items
+                        .iter()
+                        .any(|it| it.uid().as_ref() == Some(&pod.uid)) =>
+                {
+                    State::Refused
+                }
                 Ok(_) => {
                     self.seen.remove(&pod.uid);
                     return None;

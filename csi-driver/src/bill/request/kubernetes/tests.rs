@@ -11,6 +11,8 @@ use crate::report::events::{Counts, Recorder};
 const MIB: u64 = 1 << 20;
 /// What the retainer's process needs.
 const OVERHEAD: u64 = 16 * MIB;
+/// What the node offers.
+const BUDGET: u64 = 200 * MIB;
 /// More than any test needs; whoever waits so long has failed.
 const LONG: Duration = Duration::from_secs(60);
 
@@ -72,6 +74,7 @@ fn open(api: &ApiServer, folder: &TempDir) -> KubernetesRequest {
         client: api.client(),
         namespace: "vineyard-system".into(),
         node: NodeId::parse("n1").unwrap(),
+        budget: Bytes(BUDGET),
         events: Events::written_by(recorder, Counts::default()),
         overhead: Bytes(OVERHEAD),
     };
@@ -128,6 +131,34 @@ async fn the_same_sum_is_asked_for_once() {
     stage.api.kubelet_allocates();
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(stage.api.resizes(), [OVERHEAD + MIB]);
+}
+
+#[tokio::test]
+async fn never_more_is_asked_for_than_the_node_offers() {
+    let stage = Stage::new(OVERHEAD);
+    stage.set(BUDGET + MIB).await;
+    assert!(stage.request.heard(LONG).await);
+    assert_eq!(stage.api.resizes(), [OVERHEAD + BUDGET]);
+    assert_eq!(stage.request.desired(), Bytes(BUDGET + MIB));
+    stage.api.kubelet_allocates();
+    assert!(stage.request.granted(Bytes(BUDGET), LONG).await);
+}
+
+#[tokio::test]
+async fn after_a_refusal_less_is_asked_for_at_once() {
+    let api = ApiServer::default();
+    api.create("a", OVERHEAD);
+    api.resizing(Resizing::Refused(
+        403,
+        "node didn't have enough allocatable resources",
+    ));
+    let stage = Stage::over(api);
+    stage.set(100 * MIB).await;
+    stage.state(State::Refused).await;
+    stage.api.resizing(Resizing::Works);
+    stage.set(50 * MIB).await;
+    stage.until(|it| it.heard == Some(Bytes(50 * MIB))).await;
+    assert_eq!(stage.request.bound(), None);
 }
 
 #[tokio::test]

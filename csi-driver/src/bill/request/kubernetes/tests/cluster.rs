@@ -44,6 +44,7 @@ impl Cluster {
             client: self.client.clone(),
             namespace: self.namespace.clone(),
             node: NodeId::parse("n1").unwrap(),
+            budget: Bytes(1 << 40),
             events: Events::default(),
             overhead: Bytes(OVERHEAD),
         };
