@@ -5,7 +5,6 @@ mod definitions;
 mod golden;
 mod mirror;
 mod node;
-pub(crate) mod quantity;
 mod volume;
 
 pub(crate) use definitions::definitions;

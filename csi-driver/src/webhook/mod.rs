@@ -10,7 +10,7 @@ mod facts;
 mod inject;
 mod lookup;
 mod presence;
-mod quantity;
+pub(crate) mod quantity;
 mod replace;
 mod review;
 mod server;

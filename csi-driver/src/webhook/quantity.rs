@@ -23,7 +23,7 @@ const SUFFIXES: [(&str, i128); 12] = [
 const DIGITS: usize = 9;
 
 /// Whole bytes, rounded up as Kubernetes does. `None`: not a quantity, negative, or more than 64 bits.
-pub(super) fn bytes(text: &str) -> Option<Bytes> {
+pub(crate) fn bytes(text: &str) -> Option<Bytes> {
     let nano = nanos(text)?;
     let bytes = nano.div_euclid(NANO) + i128::from(nano.rem_euclid(NANO) > 0);
     u64::try_from(bytes).ok().map(Bytes)

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodCondition};
 use kube::ResourceExt;
 
 use crate::bytes::Bytes;
-use crate::resources::quantity;
+use crate::webhook::quantity;
 
 /// The container whose request is changed; a pod with a single container may call it otherwise.
 const CONTAINER: &str = "retainer";
@@ -92,14 +92,16 @@ fn request(container: &Container) -> Bytes {
     let resources = container.resources.as_ref();
     let requests = resources.and_then(|it| it.requests.as_ref());
     let memory = requests.and_then(|it| it.get("memory"));
-    memory.and_then(quantity::bytes).unwrap_or_default()
+    memory
+        .and_then(|it| quantity::bytes(&it.0))
+        .unwrap_or_default()
 }
 
 fn allocated(status: &ContainerStatus) -> Option<Bytes> {
     // Before Kubernetes 1.35 the former is not everywhere.
     let effective = || status.resources.as_ref()?.requests.as_ref();
     let allocated = status.allocated_resources.as_ref().or_else(effective)?;
-    quantity::bytes(allocated.get("memory")?)
+    quantity::bytes(&allocated.get("memory")?.0)
 }
 
 fn answer(conditions: &[PodCondition], generation: Option<i64>) -> Answer {

@@ -14,7 +14,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::LONG;
 use crate::bytes::Bytes;
-use crate::resources::quantity;
+use crate::webhook::quantity;
 
 const NODE: &str = "/apis/vineyard.io/v1alpha1/namespaces/vineyard-system/vineyardnodes/n1";
 const PODS: &str = "/api/v1/namespaces/vineyard-system/pods";
@@ -181,8 +181,7 @@ impl Content {
         let container = &patch["spec"]["containers"][0];
         assert_eq!(container["name"], "retainer");
         let memory = &container["resources"]["requests"]["memory"];
-        let quantity = serde_json::from_value(memory.clone()).unwrap();
-        let Bytes(bytes) = quantity::bytes(&quantity).unwrap();
+        let Bytes(bytes) = quantity::bytes(memory.as_str().unwrap()).unwrap();
         self.resizes.push(bytes);
         pod["spec"]["containers"][0]["resources"]["requests"]["memory"] = memory.clone();
         let generation = pod["metadata"]["generation"].as_i64().unwrap();

@@ -127,7 +127,7 @@ async fn allocatable(client: &Client) -> u64 {
     let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(client.clone());
     let status = nodes.get("n1").await.unwrap().status.unwrap();
     let memory = &status.allocatable.unwrap()["memory"];
-    crate::resources::quantity::bytes(memory).unwrap().0
+    crate::webhook::quantity::bytes(&memory.0).unwrap().0
 }
 
 #[tokio::test]
