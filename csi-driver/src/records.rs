@@ -186,7 +186,7 @@ impl Records {
         expect(clippy::unused_async, reason = "only Kubernetes is told")
     )]
     pub(crate) async fn announce(&self, node: &Node, budget: Bytes) -> anyhow::Result<()> {
-        tracing::info!(%budget, "this node offers memory");
+        tracing::info!(node.id = %node.id, %budget, "this node offers memory");
         #[cfg(feature = "kubernetes")]
         if let Some(Kubernetes { nodes, .. }) = &self.kubernetes {
             let spec = crate::resources::VineyardNodeSpec {
