@@ -112,14 +112,15 @@ impl NodeBills {
         text.push('\n');
         text += &match self.has_retainer {
             true => format!(
-                "retainer: {} requested, {} allocated{}{}\n",
+                "retainer: {} requested, {} allocated\n",
                 human(self.requested_bytes),
-                human(self.allocated_bytes),
-                if self.request_trouble.is_empty() { "" } else { "; " },
-                printable(&self.request_trouble)
+                human(self.allocated_bytes)
             ),
             false => "no retainer: bytes stay on the bill of whoever put them\n".to_owned(),
         };
+        if !self.request_trouble.is_empty() {
+            text += &format!("its request is {}\n", printable(&self.request_trouble));
+        }
         for leaving in &self.leaving {
             let (pod, bytes) = (printable(&leaving.pod), human(leaving.at_most_bytes));
             text += &format!("pod {pod} leaves, {bytes} were granted to it\n");
