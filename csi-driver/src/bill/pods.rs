@@ -139,9 +139,9 @@ impl Pods {
             .collect()
     }
 
-    /// Whether a pod has a cgroup, and no page of a tmpfs is charged to it: then no volume's bill changes when it goes.
+    /// Whether a pod has a cgroup, and as far as the kernel has summed up, no page of a tmpfs is charged to it.
     ///
-    /// The kernel may count pages that were pulled from it meanwhile, but never too few.
+    /// It may count pages that were pulled from it meanwhile; and for two seconds it may miss 256 KiB a processor.
     pub(crate) fn owes_nothing(&self, uid: &PodUid) -> bool {
         let stat = self
             .directory(uid)

@@ -170,6 +170,19 @@ async fn a_pod_to_which_nothing_is_charged_leaves_without_a_survey() {
 }
 
 #[tokio::test]
+async fn a_pod_that_a_survey_has_found_to_pay_is_handed_over_although_the_kernels_sum_lags() {
+    let mut stage = Stage::new(1 << 40);
+    wait_long(&mut stage);
+    let (id, pod, owner) = stage.filled(4096).await;
+    stage.look().await;
+    stage.settled(&id).await;
+    assert_eq!(stage.billed(&id, owner), 4096);
+    stage.says_shmem(&pod, 0);
+    stage.unpublish(&pod, &id).await;
+    assert_eq!(stage.billed(&id, RETAINER), 4096);
+}
+
+#[tokio::test]
 async fn another_pod_that_is_the_retainer_takes_over_from_the_first() {
     let mut stage = Stage::new(1 << 40);
     wait_long(&mut stage);
