@@ -133,9 +133,9 @@ impl BillFlags {
             survey_period,
             request_chunk,
         } = self;
-        super::private_directory(&run_dir)?;
+        super::parts::private_directory(&run_dir)?;
         let records = run_dir.join("bill");
-        super::private_directory(&records)?;
+        super::parts::private_directory(&records)?;
         let pods = Arc::new(Pods::new(cgroup_root).context("cgroups of pods")?);
         let path = records.join("request.json");
         let request: Arc<dyn RetainerRequest> = match &retainer {
