@@ -92,7 +92,7 @@ def test_all_but_the_node_plugin_would_pass_the_restricted_pod_security(objects:
                 continue
             assert not context["allowPrivilegeEscalation"]
             assert context["capabilities"] == {"drop": ["ALL"]}
-            assert name == "vineyard-retainer" or pod["spec"]["securityContext"]["runAsNonRoot"]
+            assert pod["spec"]["securityContext"]["runAsNonRoot"]
             assert pod["spec"]["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
@@ -109,6 +109,8 @@ def test_the_retainer_may_hold_any_number_of_bytes_and_is_never_replaced_by_itse
     node = pods(render())["vineyard-node"]["spec"]
     [socket] = [it.partition("=")[2] for it in container["args"] if it.startswith("--listen=")]
     assert f"--retainer={socket}" in node["containers"][0]["args"]
+    overhead = container["resources"]["requests"]["memory"]
+    assert f"--retainer-overhead={overhead}B" in node["containers"][0]["args"]
 
 
 def test_the_webhook_is_in_nobodys_way_and_leaves_the_authority_to_the_controller(render: Render) -> None:
