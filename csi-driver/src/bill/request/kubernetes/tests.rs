@@ -177,6 +177,7 @@ async fn another_pod_requests_the_same_from_the_start() {
     // Of the old one's nothing counts.
     assert_eq!(stage.request.allocated(), Bytes(0));
     stage.api.kubelet_allocates();
+    stage.state(State::Allocated).await;
     assert!(stage.request.granted(Bytes(100 * MIB), LONG).await);
 }
 
@@ -201,6 +202,7 @@ async fn a_full_node_is_known_without_waiting_and_heard_all_the_same() {
     // It passes, so it bounds nothing.
     assert_eq!(stage.request.bound(), None);
     stage.api.kubelet_allocates();
+    stage.state(State::Allocated).await;
     assert!(stage.request.granted(Bytes(100 * MIB), LONG).await);
 }
 
