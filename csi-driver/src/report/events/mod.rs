@@ -28,7 +28,7 @@ use crate::volume::{NodeId, PodReference, PodUid, VolumeId};
 use recent::Recent;
 
 /// Events that wait to be written. A storm must not cost memory.
-#[cfg(any(feature = "kubernetes", test))]
+#[cfg(feature = "kubernetes")]
 const QUEUE: usize = 256;
 
 /// What an event is about. It is written on each of them.
