@@ -69,7 +69,7 @@ def is_wrong(message: ConsoleMessage) -> bool:
 
 def state(node: Node) -> dict:
     """What the page is told."""
-    with urllib.request.urlopen(f"{node.url}api/state") as answer:  # noqa: S310
+    with urllib.request.urlopen(f"{node.url}api/state") as answer:
         return json.load(answer)
 
 
@@ -93,7 +93,8 @@ def test_a_node_shows_its_budget_and_what_is_booked_used_and_retained(page: Page
         expect(row).to_contain_text(text)
     assert state(node)["nodes"][0]["booked"] == 705 * MIB
     label = row.get_by_role("img").get_attribute("aria-label")
-    assert label is not None and "on pods' bills" in label
+    assert label is not None
+    assert "on pods' bills" in label
 
 
 def test_what_happens_is_seen_without_a_reload(page: Page, node: Node) -> None:
@@ -165,7 +166,9 @@ def test_the_pictures_of_the_guide(page: Page) -> None:
     pictures = os.environ.get("VINEYARD_PICTURES")
     folder = Path(pictures) if pictures else PICTURES
     # The hostile volume is for the tests.
-    page.evaluate("document.querySelectorAll('#volumes tr').forEach((row) => row.textContent.includes('evil') && row.remove())")
+    page.evaluate(
+        "document.querySelectorAll('#volumes tr').forEach((row) => row.textContent.includes('evil') && row.remove())"
+    )
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         page.screenshot(path=folder / f"web-{scheme}.png", full_page=True)
@@ -175,7 +178,10 @@ def test_the_pictures_of_the_guide(page: Page) -> None:
 CONTRAST = """() => {
   const parse = (color) => (color.match(/[\\d.]+/g) || []).map(Number);
   const light = ([r, g, b]) => {
-    const linear = [r, g, b].map((it) => { const v = it / 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
+    const linear = [r, g, b].map((it) => {
+      const v = it / 255;
+      return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    });
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
   };
   const behind = (element) => {
