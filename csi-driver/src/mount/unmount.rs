@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
@@ -16,6 +17,10 @@ use crate::failpoint::fail_point;
 /// Between two looks at the child; it is gone before the first one unless something is wrong.
 const LOOK: Duration = Duration::from_millis(1);
 const SLOWEST_LOOK: Duration = Duration::from_millis(100);
+
+/// How long a mount may be busy: a child that the driver makes for another call has the driver's descriptors until it
+/// executes its program.
+const BUSY: Duration = Duration::from_millis(500);
 
 /// The program that unmounts its last argument.
 #[derive(Clone, Debug)]
@@ -88,7 +93,17 @@ pub(crate) fn run(parent: u32, target: &Path) -> io::Result<()> {
         return Err(io::Error::other("the process that wanted this is gone"));
     }
     // A symlink in the last place is never followed: kubelet's directories are not ours alone.
-    umount2(target, MntFlags::UMOUNT_NOFOLLOW).map_err(io::Error::from)
+    until_free(|| umount2(target, MntFlags::UMOUNT_NOFOLLOW))
+}
+
+fn until_free(unmount: impl Fn() -> nix::Result<()>) -> io::Result<()> {
+    let begin = Instant::now();
+    loop {
+        match unmount() {
+            Err(Errno::EBUSY) if begin.elapsed() < BUSY => std::thread::sleep(LOOK * 10),
+            other => return other.map_err(io::Error::from),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -108,6 +123,18 @@ mod tests {
         let hanging = shell("sleep 2", Duration::from_millis(20));
         let error = hanging.unmount(Path::new("/nowhere")).unwrap_err();
         assert!(matches!(error, Error::Hanging { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_mount_that_is_busy_for_a_moment_is_unmounted_and_one_that_stays_so_is_not() {
+        let begin = Instant::now();
+        let in_use = || match begin.elapsed() < BUSY / 10 {
+            true => Err(Errno::EBUSY),
+            false => Ok(()),
+        };
+        until_free(in_use).unwrap();
+        let error = until_free(|| Err(Errno::EBUSY)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::EBUSY as i32));
     }
 
     #[test]

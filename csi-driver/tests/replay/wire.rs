@@ -201,6 +201,20 @@ fn requests(kubelet: &Kubelet, pod: &str) -> Vec<(&'static str, Vec<u8>, &'stati
     ]
 }
 
+/// A record without what its node reports about it from time to time, which no request has changed.
+fn without_reports(content: Vec<u8>) -> Vec<u8> {
+    let Ok(mut record) = serde_json::from_slice::<serde_json::Value>(&content) else {
+        return content;
+    };
+    let reported = ["resourceVersion", "report", "usage", "conditions"];
+    for part in ["", "/volume"] {
+        if let Some(fields) = record.pointer_mut(part).and_then(|it| it.as_object_mut()) {
+            fields.retain(|name, _| !reported.contains(&name.as_str()));
+        }
+    }
+    record.to_string().into_bytes()
+}
+
 /// Everything that a call could change: mounts with their flags, records, directories.
 fn state(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
@@ -219,7 +233,7 @@ fn state(folder: &Path) -> BTreeMap<String, Vec<u8>> {
             pending.extend(entries.map(|entry| entry.unwrap().path()));
         }
         let content = if kind.is_file() {
-            fs::read(&path).unwrap()
+            without_reports(fs::read(&path).unwrap())
         } else {
             Vec::new()
         };
