@@ -135,9 +135,14 @@ fn the_ledger_without_privileges_says_what_is_missing_and_ends_with_7() {
         return;
     };
     volume.put("a", 10).ok();
-    // The build's own directory may be closed to other users.
+    // The build's own directory may be closed to other users. Copied by another process: what another test forks
+    // meanwhile would hold the file open for writing, and nothing executes such a file.
     let binary = volume.path.with_file_name("vineyard");
-    std::fs::copy(env!("CARGO_BIN_EXE_vineyard"), &binary).unwrap();
+    let copied = Command::new("cp")
+        .arg(env!("CARGO_BIN_EXE_vineyard"))
+        .arg(&binary)
+        .status();
+    assert!(copied.unwrap().success());
     let refused = answer(
         Command::new(&binary)
             .args(["charges", "--volume"])
