@@ -40,14 +40,19 @@ class Node:
 
     @property
     def volume(self) -> Path:
-        """Where the volume is staged."""
+        """Where the driver has the volume's memory: for who looks at it from outside of the pods."""
+        return self.folder / "layers" / _CLAIM
+
+    @property
+    def staging(self) -> Path:
+        """Where kubelet has it staged: nothing is mounted there."""
         return self.folder / "kubelet" / "plugins" / _CLAIM
 
     def publish(self, pod: str, writes: int) -> tuple[Path, Path]:
         """Publishes the claim and the sockets volume to a pod; returns where the pod has them."""
         claim, sockets = (self._target(pod, name) for name in (_CLAIM, "sockets"))
         took = self.call("publish-sockets", _sockets(pod), str(sockets), str(writes))
-        took += self.call("publish", _CLAIM, str(self.volume), str(claim))
+        took += self.call("publish", _CLAIM, str(self.staging), str(claim))
         self.calls.append(Calls(publish_ms=took))
         # A container has it at a path as short; a socket's path has at most 107 bytes.
         short = self.folder / pod
@@ -64,7 +69,7 @@ class Node:
 
     def delete(self) -> int:
         """Deletes the volume; returns the bytes that its retainer is still billed for, itself among them."""
-        self.call("unstage", _CLAIM, str(self.volume))
+        self.call("unstage", _CLAIM, str(self.staging))
         self.call("delete", _CLAIM)
         return self.retainer.usage
 
@@ -110,7 +115,7 @@ def serve(folder: Path, cgroup: Cgroup, capacity: int) -> Iterator[Node]:
         _start(stack, driver, command, folder / "driver.log")
         node = Node(retainer, folder)
         node.call("create", _CLAIM, str(capacity))
-        node.call("stage", _CLAIM, str(node.volume))
+        node.call("stage", _CLAIM, str(node.staging))
         yield node
 
 
