@@ -25,6 +25,7 @@ pub mod random;
 pub mod recharge;
 pub mod requirements;
 pub mod sequence;
+pub mod sidecar;
 pub mod steps;
 pub mod trace;
 pub mod volume_mount;

@@ -3,7 +3,6 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,15 +13,12 @@ use vineyard_charge::RemotePayer;
 use vineyard_store::{Options, Volume};
 
 use crate::account::Account;
-use crate::binaries;
 use crate::cgroups::{Cgroup, unique_name};
 use crate::client::{Client, ClientOptions};
 use crate::commands::{Answer, Command};
-use crate::process::{Process, Program, poll};
+use crate::process::Process;
+use crate::sidecar;
 use crate::volume_mount::VolumeMount;
-
-/// How long a sidecar may take to listen on a busy machine.
-const START: Duration = Duration::from_secs(20);
 
 /// A volume, and the cgroup below which its pods live.
 #[derive(Debug)]
@@ -248,9 +244,7 @@ impl Pod {
     /// When it does not.
     pub fn start_sidecar(&mut self) -> Result<()> {
         let allowance = self.settings.allowance.to_string();
-        let arguments: [&OsStr; 8] = [
-            "--listen".as_ref(),
-            self.socket.as_ref(),
+        let arguments: [&OsStr; 6] = [
             "--volume".as_ref(),
             self.volume.as_ref(),
             "--allowance".as_ref(),
@@ -258,21 +252,8 @@ impl Pod {
             "--state-file".as_ref(),
             self.state.as_ref(),
         ];
-        let program = Program {
-            path: binaries::sidecar()?,
-            arguments: arguments.to_vec(),
-            uid: self.settings.sidecar_uid,
-            address_space: None,
-            variable: None,
-        };
-        let mut process = Process::start(&program, &self.sidecar_cgroup)?;
-        let listens = poll(START, || {
-            UnixStream::connect(&self.socket).is_ok() || process.check_alive().is_err()
-        });
-        process.check_alive()?;
-        if !listens {
-            bail!("the sidecar of {} does not listen", self.settings.name);
-        }
+        let (uid, container) = (self.settings.sidecar_uid, &self.sidecar_cgroup);
+        let process = sidecar::start(&self.socket, &arguments, uid, container)?;
         self.sidecar = Some(process);
         Ok(())
     }

@@ -99,18 +99,13 @@ impl Node {
         .await?;
         fail_point!("publish.recorded");
         let (pod, writable) = (self.targets.pod(&path), !publication.claim.read_only);
-        let noted = self.bills.published(&id, &path, pod, writable).await;
-        if let Err(error) = noted {
-            if is_new {
-                self.withdraw(&id, &path).await;
-            }
-            return Err(error.into());
-        }
-        fail_point!("publish.noted");
-        let shown = self
-            .show(&id, path.clone(), flags(&publication.claim))
-            .await;
-        if let Err(error) = shown {
+        let shown = async {
+            self.bills.published(&id, &path, pod, writable).await?;
+            fail_point!("publish.noted");
+            self.show(&id, path.clone(), flags(&publication.claim))
+                .await
+        };
+        if let Err(error) = shown.await {
             if is_new {
                 self.withdraw(&id, &path).await;
             }

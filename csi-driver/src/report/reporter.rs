@@ -78,7 +78,14 @@ impl Reporter {
             let known = self.written.get(&id);
             let written = match known.filter(|known| !usage.differs_from(known, capacity)) {
                 Some(known) => known.clone(),
-                None => self.write(&id, usage).await?,
+                None => match self.write(&id, usage).await {
+                    Ok(written) => written,
+                    // The others and the node are told of all the same, and this one at the next look.
+                    Err(error) => {
+                        tracing::warn!(volume.id = %id, %error, "who is billed for a volume is not in its record");
+                        continue;
+                    }
+                },
             };
             seen.insert(id, written);
         }
@@ -94,7 +101,7 @@ impl Reporter {
     }
 
     /// Returns what the record says then.
-    async fn write(&self, id: &VolumeId, usage: Usage) -> Result<Usage, Error> {
+    async fn write(&self, id: &VolumeId, usage: Usage) -> Result<Usage, catalog::Error> {
         let edit = |latest: &mut Volume| -> Result<(), catalog::Error> {
             let is_here =
                 latest.phase == Phase::Resident && latest.home.as_ref() == Some(&self.node.id);
@@ -112,7 +119,7 @@ impl Reporter {
             Ok(volume) => Ok(volume.usage.unwrap_or_default()),
             // Deleted meanwhile.
             Err(catalog::Error::NotFound(_)) => Ok(usage),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(error),
         }
     }
 }

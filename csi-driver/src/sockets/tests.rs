@@ -181,6 +181,10 @@ async fn a_listener_that_ends_has_closed_everything() {
     let connected = UnixStream::connect(socket).unwrap();
     sockets.unpublish("csi-1", &publish.target).await.unwrap();
     let mut end = [0; 1];
-    let read = std::io::Read::read(&mut &connected, &mut end);
-    assert!(matches!(read, Ok(0)), "{read:?}");
+    let closed = match std::io::Read::read(&mut &connected, &mut end) {
+        Ok(read) => read == 0,
+        // So says the kernel where the listener went before it had accepted.
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionReset,
+    };
+    assert!(closed);
 }

@@ -1,17 +1,16 @@
 //! A pod: its claims and its sockets, its sidecar, and a client for each claim, under users of their own.
 
 use std::ffi::OsStr;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
-use crate::binaries;
 use crate::cgroups::Cgroup;
 use crate::client::{Client, ClientOptions};
-use crate::process::{Process, Program, poll};
+use crate::process::Process;
+use crate::sidecar;
 
 const START: Duration = Duration::from_secs(60);
 
@@ -92,25 +91,10 @@ impl Pod {
     fn start_sidecar(&mut self) -> Result<()> {
         self.container("sidecar")?;
         let (listen, driver) = (self.socket(), self.sockets.join("driver/driver.sock"));
-        let arguments = [
-            OsStr::new("--listen"),
-            listen.as_os_str(),
-            OsStr::new("--driver"),
-            driver.as_os_str(),
-        ];
-        let program = Program {
-            path: binaries::sidecar()?,
-            arguments: arguments.to_vec(),
-            uid: 65_000 + self.number % 500,
-            address_space: None,
-            variable: None,
-        };
-        let mut process = Process::start(&program, &self.containers[self.containers.len() - 1])?;
-        let listens = poll(START, || {
-            UnixStream::connect(&listen).is_ok() || process.check_alive().is_err()
-        });
-        process.check_alive()?;
-        ensure!(listens, "the sidecar of {} does not listen", self.uid);
+        let arguments = [OsStr::new("--driver"), driver.as_os_str()];
+        let uid = 65_000 + self.number % 500;
+        let container = &self.containers[self.containers.len() - 1];
+        let process = sidecar::start(&listen, &arguments, uid, container)?;
         self.sidecar = Some(process);
         Ok(())
     }

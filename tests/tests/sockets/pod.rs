@@ -1,19 +1,18 @@
 //! A pod of a node: its volume, its sockets, its sidecar and any number of clients, all in its cgroup.
 
 use std::ffi::OsStr;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
-use vineyard_tests::binaries;
 use vineyard_tests::cgroups::Cgroup;
 use vineyard_tests::client::{Client, ClientOptions};
 use vineyard_tests::commands::{Answer, Command, Content};
 use vineyard_tests::ledger;
 use vineyard_tests::node::Node;
-use vineyard_tests::process::{Process, Program, poll};
+use vineyard_tests::process::Process;
+use vineyard_tests::sidecar;
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_vineyard-test-client");
 const START: Duration = Duration::from_secs(60);
@@ -54,26 +53,10 @@ impl Pod {
         let name = format!("sidecar-{}", self.containers.len());
         let container = self.cgroup.child(&name)?;
         let (driver, listen) = (self.driver_socket(), self.socket());
-        let arguments = [
-            OsStr::new("--listen"),
-            listen.as_os_str(),
-            OsStr::new("--driver"),
-            driver.as_os_str(),
-        ];
-        let program = Program {
-            path: binaries::sidecar()?,
-            arguments: arguments.to_vec(),
-            uid: 65_000 + self.number,
-            address_space: None,
-            variable: None,
-        };
-        let mut process = Process::start(&program, &container)?;
+        let arguments = [OsStr::new("--driver"), driver.as_os_str()];
+        let uid = 65_000 + self.number;
+        let process = sidecar::start(&listen, &arguments, uid, &container)?;
         self.containers.push(container);
-        let listens = poll(START, || {
-            UnixStream::connect(&listen).is_ok() || process.check_alive().is_err()
-        });
-        process.check_alive()?;
-        ensure!(listens, "the sidecar of {} does not listen", self.uid);
         self.sidecar = Some(process);
         Ok(())
     }
