@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 import s3fs
+from botocore.exceptions import BotoCoreError
 
 KEY = "demo"
 SECRET = "demo-secret"
@@ -90,7 +91,8 @@ class S3Server:
                     BUCKET
                 )
                 return
-            except OSError as error:
+            # Nobody listens yet: s3fs tries again for a while, then says so in the words of its library.
+            except (OSError, BotoCoreError) as error:
                 if self._process is None or self._process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(
                         f"the S3 server did not start: {error}; see {self._folder / 'weed.log'}"
