@@ -30,6 +30,9 @@ static SERIAL: AtomicU32 = AtomicU32::new(0);
 
 const MIB: u64 = 1 << 20;
 
+/// How long a retainer may take to listen on a busy machine.
+const START: Duration = Duration::from_secs(120);
+
 /// A volume, a pod for the retainer, and its containers.
 struct Node {
     directory: tempfile::TempDir,
@@ -109,7 +112,14 @@ impl Node {
     }
 
     fn payer(&self) -> RemotePayer {
-        RemotePayer::connect(&self.socket(), "test").unwrap()
+        // An emulated machine takes longer to start a retainer than a client waits for one that restarts.
+        let begin = Instant::now();
+        loop {
+            match RemotePayer::connect(&self.socket(), "test") {
+                Ok(payer) => return payer,
+                Err(error) => assert!(begin.elapsed() < START, "{error}"),
+            }
+        }
     }
 
     fn owners(&self) -> Vec<CgroupId> {
