@@ -64,7 +64,8 @@ async fn another_volume_lives(kubelet: &mut Kubelet) {
     kubelet.once(grow).await.unwrap();
     kubelet.unpublish("w", &pod).await;
     kubelet.unstage("w").await;
-    kubelet.once(delete_request("w")).await.unwrap();
+    // Again, on a slow machine: its memory is let go of within a bounded time.
+    kubelet.delete("w").await;
 }
 
 #[test]
