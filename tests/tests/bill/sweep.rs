@@ -65,7 +65,10 @@ fn an_expired_object_of_a_pod_that_is_gone_leaves_the_retainers_bill_and_its_req
     expire(&reader)?;
     ensure!(poll(LIMIT, || is_empty(&node)), "{:?}", bill(&node, "data"));
     ensure!(!reader.volume().join("soon/gone").is_symlink());
-    ensure!(listed(&reader, "ttl")?.is_empty() && listed(&reader, "objects")?.is_empty());
+    ensure!(listed(&reader, "objects")?.is_empty());
+    // The mark goes after the object.
+    let unmarked = || listed(&reader, "ttl").is_ok_and(|marks| marks.is_empty());
+    ensure!(poll(LIMIT, unmarked), "a mark is left");
     ensure!(
         poll(LIMIT, || requested(&node).is_ok_and(|it| it <= MIB)),
         "still requested"
