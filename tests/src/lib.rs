@@ -21,6 +21,7 @@ pub mod pattern;
 pub mod performer;
 pub mod pod;
 pub mod process;
+pub mod progress;
 pub mod random;
 pub mod recharge;
 pub mod requirements;

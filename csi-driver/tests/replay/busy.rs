@@ -98,7 +98,7 @@ fn a_second_call_for_a_volume_is_aborted_and_other_volumes_go_on() {
             // What kubelet has made for calls that came in vain.
             kubelet.unpublish("v", &pod).await;
             kubelet.unstage("v").await;
-            kubelet.driver.assert_nothing_is_left();
+            kubelet.driver.assert_nothing_is_left().await;
         });
     });
 }
@@ -132,7 +132,7 @@ fn a_call_whose_caller_gives_up_is_finished() {
             kubelet.unpublish("v", &Kubelet::pod_uid(0)).await;
             kubelet.unstage("v").await;
             kubelet.delete("v").await;
-            kubelet.driver.assert_nothing_is_left();
+            kubelet.driver.assert_nothing_is_left().await;
         });
     });
 }

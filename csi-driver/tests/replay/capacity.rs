@@ -79,7 +79,7 @@ fn a_capacity_is_in_its_range_or_refused() {
             }
         }
         assert_eq!(available(&mut kubelet, &[]).await, 16 * MIB);
-        kubelet.driver.assert_nothing_is_left();
+        kubelet.driver.assert_nothing_is_left().await;
     });
 }
 
@@ -269,7 +269,7 @@ fn an_expanded_volume_takes_more_while_it_is_used() {
         kubelet.unpublish("v", &q).await;
         kubelet.unstage("v").await;
         kubelet.delete("v").await;
-        kubelet.driver.assert_nothing_is_left();
+        kubelet.driver.assert_nothing_is_left().await;
     });
 }
 

@@ -51,7 +51,7 @@ fn a_clone_that_is_deleted_while_it_is_filled_leaves_nothing() {
             delete.await.unwrap().unwrap();
             kubelet.unstage("clone").await;
             kubelet.delete("source").await;
-            kubelet.driver.assert_nothing_is_left();
+            kubelet.driver.assert_nothing_is_left().await;
         });
     });
 }
@@ -79,7 +79,7 @@ fn a_clone_is_filled_to_its_end_although_nobody_waits_for_it() {
             for name in ["clone", "source"] {
                 kubelet.delete(name).await;
             }
-            kubelet.driver.assert_nothing_is_left();
+            kubelet.driver.assert_nothing_is_left().await;
         });
     });
 }

@@ -54,7 +54,7 @@ pub(crate) async fn play(folder: &Path, order: &str) -> BTreeMap<String, u64> {
     kubelet.delete("b").await;
     kubelet.delete("a").await;
     kubelet.driver.withdraw();
-    kubelet.driver.assert_nothing_is_left();
+    kubelet.driver.assert_nothing_is_left().await;
     std::mem::take(&mut kubelet.driver.deaths)
 }
 

@@ -17,6 +17,9 @@ mod life;
 mod paths;
 mod pods;
 mod points;
+#[expect(unreachable_pub, reason = "public where it belongs")]
+#[path = "../../../tests/src/progress.rs"]
+mod progress;
 mod requests;
 mod rpc;
 mod sandbox;
@@ -27,12 +30,18 @@ mod wire;
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
+}
+
+/// How long anything may take: as many times longer as `VINEYARD_PATIENCE` says, for emulated machines.
+fn patient(limit: Duration) -> Duration {
+    let times = number("VINEYARD_PATIENCE").and_then(|times| times.try_into().ok());
+    limit * times.unwrap_or(1)
 }
 
 /// The first seed, and how many follow.
@@ -61,24 +70,27 @@ fn again(seed: u64) -> String {
 fn nothing_leaks_and_no_content_changes_whenever_the_driver_is_killed() {
     let (first, count) = seeds();
     let deaths = Mutex::new(BTreeMap::<String, u64>::new());
-    let begin = Instant::now();
+    let progress = progress::Progress::of(count);
     sandbox::each(count, |index, folder| {
         let seed = first + index;
         let play = || sandbox::runtime().block_on(schedule::play(seed, folder));
-        let died = catch_unwind(AssertUnwindSafe(play)).unwrap_or_else(|panic| {
-            eprintln!("again: {}", again(seed));
-            resume_unwind(panic)
-        });
-        let mut deaths = deaths.lock().unwrap();
-        for (point, times) in died {
-            *deaths.entry(point).or_default() += times;
+        let died = catch_unwind(AssertUnwindSafe(play));
+        match &died {
+            Ok(died) => {
+                let mut deaths = deaths.lock().unwrap();
+                for (point, times) in died {
+                    *deaths.entry(point.clone()).or_default() += times;
+                }
+            }
+            Err(_) => eprintln!("again: {}", again(seed)),
         }
-        ControlFlow::Continue(())
+        match progress.played(seed, died.is_err()) {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
     });
-    let seconds = begin.elapsed().as_secs_f64();
     let deaths = deaths.into_inner().unwrap();
     let times: u64 = deaths.values().sum();
-    println!(
-        "{count} schedules from seed {first} in {seconds:.1} s; killed {times} times inside: {deaths:?}"
-    );
+    println!("{count} schedules from seed {first}; killed {times} times inside: {deaths:?}");
+    assert_eq!(progress.end(), [0; 0], "failed; above is what repeats them");
 }

@@ -95,7 +95,7 @@ fn pods_with_several_claims_come_and_go_at_once() {
                 kubelet.unstage(name).await;
                 kubelet.delete(name).await;
             }
-            kubelet.driver.assert_nothing_is_left();
+            kubelet.driver.assert_nothing_is_left().await;
         });
     });
 }

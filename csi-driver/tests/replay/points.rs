@@ -99,6 +99,6 @@ async fn expanded_while_it_is_made(folder: &Path) -> BTreeMap<String, u64> {
     kubelet.unpublish("v", &pod).await;
     kubelet.unstage("v").await;
     kubelet.delete("v").await;
-    kubelet.driver.assert_nothing_is_left();
+    kubelet.driver.assert_nothing_is_left().await;
     std::mem::take(&mut kubelet.driver.deaths)
 }

@@ -55,7 +55,7 @@ pub(crate) fn run(work: impl FnOnce(&Path) + Send) {
     });
 }
 
-/// Runs `work` with the numbers below `count`, each with an empty folder, on all processors, until it says that this was all.
+/// Runs `work` with the numbers below `count`, each with an empty folder, several at a time, until it says that this was all.
 pub(crate) fn each(count: u64, work: impl Fn(u64, &Path) -> ControlFlow<()> + Sync) {
     let next = AtomicU64::new(0);
     let worker = || {
@@ -79,7 +79,8 @@ pub(crate) fn each(count: u64, work: impl Fn(u64, &Path) -> ControlFlow<()> + Sy
             }
         });
     };
-    let workers = std::thread::available_parallelism().unwrap().get();
+    // What is waited for is mostly the kernel, which unmounts: one a processor would leave most of it idle.
+    let workers = 4 * std::thread::available_parallelism().unwrap().get();
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
         for worker in workers {

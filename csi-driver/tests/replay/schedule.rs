@@ -65,7 +65,7 @@ pub(crate) async fn play(seed: u64, folder: &Path) -> BTreeMap<String, u64> {
         schedule.step().await;
     }
     schedule.clean_up().await;
-    schedule.kubelet.driver.assert_nothing_is_left();
+    schedule.kubelet.driver.assert_nothing_is_left().await;
     std::mem::take(&mut schedule.kubelet.driver.deaths)
 }
 

@@ -173,7 +173,7 @@ fn steps_that_kubelet_skips_are_failed_preconditions() {
         refused(&mut kubelet, delete_request("v"), Code::FailedPrecondition).await;
         kubelet.unstage("v").await;
         kubelet.delete("v").await;
-        kubelet.driver.assert_nothing_is_left();
+        kubelet.driver.assert_nothing_is_left().await;
     });
 }
 

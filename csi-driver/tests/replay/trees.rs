@@ -13,7 +13,7 @@ use nix::unistd::mkfifo;
 
 use crate::chance::Chance;
 use crate::kubelet::{Kills, Kubelet};
-use crate::{number, sandbox};
+use crate::{number, patient, sandbox};
 
 const MIB: i64 = 1 << 20;
 
@@ -89,7 +89,7 @@ fn tree(root: &Path) -> BTreeMap<PathBuf, (u32, u64, u64, PathBuf)> {
 }
 
 async fn ends<T>(what: &str, call: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(LIMIT, call).await {
+    match tokio::time::timeout(patient(LIMIT), call).await {
         Ok(done) => done,
         Err(_) => panic!("{what} hangs"),
     }
@@ -130,7 +130,7 @@ async fn every_call_ends(
     // Open files keep nothing but their own memory.
     drop(held);
     ends("delete", kubelet.delete("v")).await;
-    kubelet.driver.assert_nothing_is_left();
+    kubelet.driver.assert_nothing_is_left().await;
 }
 
 #[test]
