@@ -25,6 +25,8 @@ PYTHON_SOURCES = $(wildcard python bench demo .ci manifests tests/web)
 CHART := manifests/vineyard
 # How the binaries of images are built; PROFILE=dev is sooner done.
 PROFILE := release
+STATIC_FLAGS := CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_RUSTFLAGS="-C target-feature=+crt-static"
+KUBERNETES_TESTED = $(STATIC_FLAGS) cargo test --locked -p vineyard-csi --features kubernetes --target $(STATIC)
 STATIC_OUT = target/$(STATIC)/$(if $(filter release,$(PROFILE)),release,debug)
 IMAGE = $(BIN)/python -B manifests/images/build.py
 NAMES := docker.io/vineyardcsi/
@@ -65,14 +67,12 @@ $(ENVS)/web/.ready: tests/web/requirements.txt | $(UV)
 build: ## Builds the command line, the driver and the static sidecar, optimised
 	cargo build --locked --release -p vineyard
 	cargo build --locked --release -p vineyard-csi --bins --example kubelet
-	CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_RUSTFLAGS="-C target-feature=+crt-static" \
-		cargo build --locked --release -p vineyard-sidecar --target $(STATIC)
+	$(STATIC_FLAGS) cargo build --locked --release -p vineyard-sidecar --target $(STATIC)
 	strip --strip-debug target/release/vineyard target/$(STATIC)/release/vineyard-sidecar
 
 .PHONY: binaries
 binaries: ## Builds the static driver and sidecar that the images have
-	CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_RUSTFLAGS="-C target-feature=+crt-static" \
-		cargo build --locked --profile $(PROFILE) -p vineyard-csi -p vineyard-sidecar --features vineyard-csi/kubernetes --target $(STATIC)
+	$(STATIC_FLAGS) cargo build --locked --profile $(PROFILE) -p vineyard-csi -p vineyard-sidecar --features vineyard-csi/kubernetes --target $(STATIC)
 	strip --strip-debug $(STATIC_OUT)/vineyard-csi $(STATIC_OUT)/vineyard-sidecar
 
 .PHONY: images
@@ -96,7 +96,8 @@ lint-house: $(BIN)/.ready
 	python3 .ci/tree.py
 	python3 .ci/layers.py
 	python3 .ci/links.py
-	for script in .ci/run .ci/apt .ci/pythons .ci/wheel-test tests/sanity/run tests/cluster/images/make tests/soak/run tests/vm/run \
+	for script in .ci/run .ci/apt .ci/pythons .ci/wheel-test tests/sanity/run tests/cluster/images/make tests/cluster/run \
+		tests/cluster/beside tests/cluster/missing tests/soak/run tests/vm/run \
 		tests/vm/kernel tests/vm/test; do bash -n "$$script"; done
 	$(BIN)/typos
 
@@ -128,12 +129,30 @@ fmt: $(BIN)/.ready ## Formats Rust and Python
 	$(BIN)/ruff format $(PYTHON_SOURCES)
 
 .PHONY: test
-test: lint test-rust test-python test-wheel test-bench sanity ## Runs every check and every test that fits in half an hour
+test: $(BIN)/.ready ## Runs every check and every test that fits in three quarters of an hour
+	+tests/cluster/beside $(MAKE) --no-print-directory test-all
+
+.PHONY: test-all
+test-all: lint test-rust test-python test-wheel test-bench sanity test-kubernetes test-cluster
 	@echo "make test: everything passed"
 
 .PHONY: test-rust
 test-rust: ## Runs the Rust tests
 	cargo test --locked $(RUST_TESTED)
+
+.PHONY: test-kubernetes
+test-kubernetes: ## Runs the driver's tests with what it has for Kubernetes, built as the images have it
+	$(KUBERNETES_TESTED)
+
+ifeq ($(shell tests/cluster/missing),)
+.PHONY: test-cluster
+test-cluster: test-chart ## Runs the tests on a real cluster of their own, and removes it (needs Go and root)
+	tests/cluster/run
+else
+.PHONY: test-cluster
+test-cluster:
+	tests/cluster/run
+endif
 
 .PHONY: test-python
 test-python: wheel $(PANDAS:%=$(ENVS)/%/.ready) ## Runs the Python tests, with pandas 2 and with pandas 3
@@ -197,12 +216,20 @@ deny: $(BIN)/.ready ## Checks licences, sources and versions of the dependencies
 
 ID := dev
 N := 2
-GO_BUILD = CGO_ENABLED=0 go build -trimpath -o $(CURDIR)/$@
+# Locked, because `make test` begins with them beside everything else.
+GO_BUILD = CGO_ENABLED=0 flock $(CURDIR)/.cache/go.lock go build -trimpath -o $(CURDIR)/$@
 KUBERNETES = $(shell sed -n 's/.*k8s.io\/kubernetes v//p' tests/cluster/kube/go.mod)
-CLUSTER := cargo run --quiet --locked --profile test -p vineyard-tests --bin vineyard-test-cluster --
-CLUSTER_PROGRAMS := $(addprefix .cache/bin/,etcd kubernetes csi-provisioner csi-resizer helm)
+# As the tests build it: after them, there is nothing to be built.
+TEST_CLUSTER := target/debug/vineyard-test-cluster
+# Where the tables of a run go.
+PAGES := docs
+CLUSTER_PROGRAMS := $(addprefix .cache/bin/,helm etcd csi-provisioner csi-resizer kubernetes)
 
 # The build cache of Go makes all but the first build a matter of seconds.
+$(CLUSTER_PROGRAMS): | .cache
+.cache:
+	mkdir -p $@
+
 .cache/bin/etcd: tests/cluster/etcd/go.sum tests/cluster/etcd/main.go
 	cd tests/cluster/etcd && $(GO_BUILD) -ldflags "-s -w" .
 	touch $@
@@ -229,10 +256,13 @@ CLUSTER_PROGRAMS := $(addprefix .cache/bin/,etcd kubernetes csi-provisioner csi-
 cluster-programs: $(CLUSTER_PROGRAMS)
 	.ci/apt cluster
 
+.PHONY: cluster-tool
+cluster-tool:
+	cargo test --locked $(RUST_TESTED) --test cluster --no-run
+
 .PHONY: cluster-images
 cluster-images: images cluster-programs
-	CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_RUSTFLAGS="-C target-feature=+crt-static" \
-		cargo build --locked --profile $(PROFILE) -p vineyard-tests --bin vineyard-test-client --target $(STATIC)
+	$(STATIC_FLAGS) cargo build --locked --profile $(PROFILE) -p vineyard-tests --bin vineyard-test-client --target $(STATIC)
 	tests/cluster/images/make .cache/images-of-tests .cache/bin $(STATIC_OUT)/vineyard-test-client
 	$(IMAGE) tests/cluster/images/Dockerfile --from build=.cache/images-of-tests --out .cache/images \
 		--name pause=vineyard.test/pause:1 --name shell=vineyard.test/shell:1 \
@@ -262,25 +292,34 @@ test-chart: .cache/bin/helm $(BIN)/.ready ## Lints and renders the chart in seve
 	$(BIN)/pytest -p no:cacheprovider -q manifests/tests
 
 .PHONY: cluster-up
-cluster-up: cluster-programs cluster-images ## Starts a real Kubernetes of N nodes (2), named ID (dev); needs Go and root
-	$(CLUSTER) up --id $(ID) --nodes $(N) --programs .cache/bin --images .cache/images
+cluster-up: cluster-tool cluster-programs cluster-images ## Starts a real Kubernetes of N nodes (2), named ID (dev); needs Go and root
+	$(TEST_CLUSTER) up --id $(ID) --nodes $(N) --programs .cache/bin --images .cache/images
 
 .PHONY: cluster-test
 cluster-test: test-chart cluster-up ## Installs the driver on the cluster ID and tests it there
-	$(CLUSTER) exec --id $(ID) -- helm upgrade --install vineyard manifests/vineyard --namespace vineyard-system \
+	$(TEST_CLUSTER) exec --id $(ID) -- helm upgrade --install vineyard manifests/vineyard --namespace vineyard-system \
 		--create-namespace --values tests/cluster/values.yaml --wait=legacy --timeout 3m
-	VINEYARD_TEST_CLUSTER=$(ID) VINEYARD_CLUSTER_PAGE=$(CURDIR)/docs/cluster.md \
-		cargo test --locked -p vineyard-tests --test cluster -- --ignored --test-threads=1
+	VINEYARD_TEST_CLUSTER=$(ID) VINEYARD_CLUSTER_PAGES=$(abspath $(PAGES)) \
+		cargo test --locked $(RUST_TESTED) --test cluster -- --ignored --test-threads=1 --skip latency:: --skip uninstall::
 	VINEYARD_TEST_CLUSTER=$(ID) $(BIN)/pytest -p no:cacheprovider -q manifests/tests/test_on_a_cluster.py
 
+.PHONY: cluster-uninstall
+cluster-uninstall: cluster-tool ## Uninstalls the driver from the cluster ID, and looks for what it left
+	VINEYARD_TEST_CLUSTER=$(ID) cargo test --locked $(RUST_TESTED) --test cluster -- --ignored uninstall::
+
+.PHONY: cluster-bench
+cluster-bench: ## Measures how long pods take to start on the cluster ID, where `make cluster-test` was before
+	VINEYARD_TEST_CLUSTER=$(ID) VINEYARD_CLUSTER_PAGES=$(abspath $(PAGES)) \
+		cargo test --locked $(RUST_TESTED) --test cluster -- --ignored latency::
+
 .PHONY: cluster-conformance
-cluster-conformance: ## Runs the catalog's conformance suite against the API server of the cluster ID
-	cargo test --locked -p vineyard-csi --features kubernetes --no-run
-	$(CLUSTER) exec --id $(ID) -- cargo test --locked --offline -p vineyard-csi --features kubernetes kubernetes -- --ignored
+cluster-conformance: cluster-tool ## Runs the catalog's conformance suite against the API server of the cluster ID
+	$(KUBERNETES_TESTED) --no-run
+	$(TEST_CLUSTER) exec --id $(ID) -- env $(KUBERNETES_TESTED) --offline kubernetes -- --ignored
 
 .PHONY: cluster-down
-cluster-down: ## Removes the cluster ID (dev) and everything that it left
-	$(CLUSTER) down --id $(ID)
+cluster-down: cluster-tool ## Removes the cluster ID (dev) and everything that it left
+	$(TEST_CLUSTER) down --id $(ID)
 
 # ------------------------------------------------------------------------------------------ show, tidy
 

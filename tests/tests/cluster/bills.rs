@@ -6,17 +6,14 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::unistd::Pid;
 use serde_json::Value;
 use vineyard_charge::survey::Ledger;
 use vineyard_tests::cluster::Cluster;
 
 use crate::namespace::Namespace;
-use crate::{MIB, SYSTEM};
-
-/// How long charges may take to be where they belong.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::{MIB, PATIENCE, SYSTEM, reached};
 
 /// What a bill may differ by: a region that is filled in part, and what the store keeps for itself.
 const SLACK: u64 = 2 * MIB;
@@ -35,18 +32,28 @@ pub(crate) struct Bills<'a> {
 }
 
 /// A pod on record.
-struct Known {
+pub(crate) struct Known {
     name: String,
     uid: String,
 }
 
 impl<'a> Bills<'a> {
     pub(crate) fn new(namespace: &'a Namespace<'a>, claim: &str, node: u8) -> Result<Self> {
-        Ok(Self {
+        Ok(Self::of(namespace, namespace.volume(claim)?, node))
+    }
+
+    /// Of a volume that is known already.
+    pub(crate) fn of(namespace: &'a Namespace<'a>, volume: String, node: u8) -> Self {
+        Self {
             namespace,
             node,
-            volume: namespace.volume(claim)?,
-        })
+            volume,
+        }
+    }
+
+    /// Number of the node.
+    pub(crate) fn node(&self) -> u8 {
+        self.node
     }
 
     /// Where the volume is mounted, as this process reaches it.
@@ -57,8 +64,12 @@ impl<'a> Bills<'a> {
 
     /// The bill now.
     pub(crate) fn now(&self) -> Result<Bill> {
+        self.among(&known(self.namespace, self.node)?)
+    }
+
+    /// The bill now, of these pods; whoever else has one is named by his cgroup.
+    pub(crate) fn among(&self, known: &[Known]) -> Result<Bill> {
         let layer = self.layer()?;
-        let known = self.known()?;
         let ledger = Ledger::of(&layer)?;
         ensure!(
             ledger.tree.unseen == 0,
@@ -79,28 +90,30 @@ impl<'a> Bills<'a> {
         Ok(bill)
     }
 
-    /// Waits until `who` has these bytes and nobody else more than a little, and returns that bill.
+    /// Waits until these have their bytes and nobody else more than a little, and returns that bill.
     pub(crate) fn expect(&self, expected: &[(&str, u64)]) -> Result<Bill> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let found = self.now();
-            if let Ok(bill) = &found
-                && is_as(bill, expected)
-            {
-                return found;
-            }
-            if Instant::now() > end {
-                bail!("{}: {found:?}, not {expected:?}", self.volume);
-            }
-            thread::sleep(Duration::from_millis(100));
-        }
+        self.expect_of(|| self.now(), expected)
+    }
+
+    /// The same, of pods that are known already.
+    pub(crate) fn expect_among(&self, known: &[Known], expected: &[(&str, u64)]) -> Result<Bill> {
+        self.expect_of(|| self.among(known), expected)
+    }
+
+    fn expect_of(&self, look: impl Fn() -> Result<Bill>, expected: &[(&str, u64)]) -> Result<Bill> {
+        let mut found = look();
+        let is_so = reached(|| {
+            found = look();
+            found.as_ref().is_ok_and(|bill| is_as(bill, expected))
+        });
+        ensure!(is_so, "{}: {found:?}, not {expected:?}", self.volume);
+        found
     }
 
     /// What the cgroup of a pod says: bytes of file systems in memory that are charged to it.
     pub(crate) fn counter(&self, pod: &str) -> Result<u64> {
         let uid = match pod {
-            "retainer" => self
-                .known()?
+            "retainer" => known(self.namespace, self.node)?
                 .into_iter()
                 .find(|it| it.name == pod)
                 .map(|it| it.uid),
@@ -160,38 +173,39 @@ impl<'a> Bills<'a> {
         let bytes = found.and_then(|it| it["memory"]["workingSetBytes"].as_u64());
         bytes.with_context(|| format!("kubelet tells nothing of {pod}"))
     }
+}
 
-    fn known(&self) -> Result<Vec<Known>> {
-        let cluster = self.namespace.cluster;
-        let lines = |namespace: &str| {
-            let path =
-                "{range .items[*]}{.metadata.name} {.metadata.uid} {.spec.nodeName}{\"\\n\"}{end}";
-            cluster.field(namespace, "pods", path)
-        };
-        let here = format!("n{}", self.node);
-        let mut known = Vec::new();
-        for line in lines(&self.namespace.name)?.lines() {
-            if let [name, uid, _] = line.split(' ').collect::<Vec<_>>()[..] {
-                known.push(Known {
-                    name: name.into(),
-                    uid: uid.into(),
-                });
-            }
+/// The pods of a namespace, and the driver's on a node by their parts.
+pub(crate) fn known(namespace: &Namespace<'_>, node: u8) -> Result<Vec<Known>> {
+    let cluster = namespace.cluster;
+    let lines = |namespace: &str| {
+        let path =
+            "{range .items[*]}{.metadata.name} {.metadata.uid} {.spec.nodeName}{\"\\n\"}{end}";
+        cluster.field(namespace, "pods", path)
+    };
+    let here = format!("n{node}");
+    let mut known = Vec::new();
+    for line in lines(&namespace.name)?.lines() {
+        if let [name, uid, _] = line.split(' ').collect::<Vec<_>>()[..] {
+            known.push(Known {
+                name: name.into(),
+                uid: uid.into(),
+            });
         }
-        for line in lines(SYSTEM)?.lines() {
-            if let [name, uid, node] = line.split(' ').collect::<Vec<_>>()[..]
-                && node == here
-            {
-                let parts = ["retainer", "node", "controller"];
-                let part = parts.into_iter().find(|it| name.contains(it));
-                known.push(Known {
-                    name: part.unwrap_or(name).into(),
-                    uid: uid.into(),
-                });
-            }
-        }
-        Ok(known)
     }
+    for line in lines(SYSTEM)?.lines() {
+        if let [name, uid, node] = line.split(' ').collect::<Vec<_>>()[..]
+            && node == here
+        {
+            let parts = ["retainer", "node", "controller"];
+            let part = parts.into_iter().find(|it| name.contains(it));
+            known.push(Known {
+                name: part.unwrap_or(name).into(),
+                uid: uid.into(),
+            });
+        }
+    }
+    Ok(known)
 }
 
 /// Whether these are billed what they should, within reason, and nobody else anything.

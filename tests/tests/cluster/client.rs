@@ -7,10 +7,9 @@ use anyhow::{Context, Result, bail, ensure};
 use vineyard_tests::commands::{Answer, Command, Content};
 
 use crate::namespace::Namespace;
-use crate::pods::DATA;
 
-/// Where clients find their sidecar.
-const SOCKET: &str = "/run/vineyard/pod/vineyard.sock";
+/// What a client finds in its environment, as `vineyard.open()` does: the webhook has put it there.
+const CLIENT: &str = "exec vineyard-test-client \"$VINEYARD_VOLUME\" $VINEYARD_SOCKET";
 
 /// A client that was started in a pod's container, and goes with the guard.
 pub(crate) struct Client {
@@ -20,21 +19,12 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Starts one that is billed by the pod's sidecar.
+    /// Starts one. Where the pod can write, its sidecar pays.
     pub(crate) fn start(namespace: &Namespace<'_>, pod: &str) -> Result<Self> {
-        Self::exec(namespace, pod, &[DATA, SOCKET])
-    }
-
-    /// Starts one that only reads.
-    pub(crate) fn reader(namespace: &Namespace<'_>, pod: &str) -> Result<Self> {
-        Self::exec(namespace, pod, &[DATA])
-    }
-
-    fn exec(namespace: &Namespace<'_>, pod: &str, arguments: &[&str]) -> Result<Self> {
         let cluster = namespace.cluster;
         let mut command = cluster.command(cluster.program("kubectl"))?;
         command.args(["-n", &namespace.name, "exec", "-i", pod, "-c", "main", "--"]);
-        command.arg("vineyard-test-client").args(arguments);
+        command.args(["sh", "-c", CLIENT]);
         let mut kubectl = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

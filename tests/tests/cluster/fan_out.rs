@@ -93,7 +93,7 @@ fn ten_writers_at_once_are_billed_their_own_and_the_retainer_all_of_it_when_they
     };
     namespace.apply(reader.object())?;
     namespace.wait_for("pod/reader", "{.status.phase}", "Running")?;
-    let mut reading = Client::reader(&namespace, "reader")?;
+    let mut reading = Client::start(&namespace, "reader")?;
     for seed in 0..WRITERS * OBJECTS {
         let (writer, object) = (seed / OBJECTS, seed % OBJECTS);
         let content = Content { seed, len: EACH };

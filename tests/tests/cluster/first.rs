@@ -32,6 +32,8 @@ fn what_a_pod_wrote_is_read_by_the_next_and_gone_with_its_claim() -> Result<()> 
     namespace.wait_for("pvc/data", "{.status.phase}", "Pending")?;
     let script = "echo precious >/data/file; stat -f -c %T /data";
     namespace.apply(Pod::running("writer", "data", script).object())?;
+    let added = namespace.field("pod/writer", "{.spec.initContainers[*].name}")?;
+    ensure!(added == "vineyard-sidecar", "the webhook added {added:?}");
     namespace.wait_for("pod/writer", "{.status.phase}", "Succeeded")?;
     ensure!(namespace.kubectl(&["logs", "writer", "-c", "main"])?.trim() == "tmpfs");
     let node = namespace.node("writer")?;
@@ -53,6 +55,8 @@ fn what_a_pod_wrote_is_read_by_the_next_and_gone_with_its_claim() -> Result<()> 
         ..Pod::running("reader", "data", "cat /data/file")
     };
     namespace.apply(reader.object())?;
+    let added = namespace.field("pod/reader", "{.spec.initContainers[*].name}")?;
+    ensure!(added.is_empty(), "a reader got {added:?}");
     namespace.wait_for("pod/reader", "{.status.phase}", "Succeeded")?;
     ensure!(namespace.kubectl(&["logs", "reader", "-c", "main"])?.trim() == "precious");
     namespace.delete(&["pod/reader", "pvc/data"])?;

@@ -79,7 +79,7 @@ fn every_byte_is_on_the_bill_of_whoever_put_it_then_of_the_retainer_and_never_of
     };
     namespace.apply(reader.object())?;
     namespace.wait_for("pod/reader", "{.status.phase}", "Running")?;
-    let mut reading = Client::reader(&namespace, "reader")?;
+    let mut reading = Client::start(&namespace, "reader")?;
     reading.get("table", OBJECT, 1)?;
     let read = bills.expect(&[("producer", written)])?;
     ensure!(read == bill, "a reader changed a bill: {read:?}");
@@ -110,7 +110,7 @@ fn every_byte_is_on_the_bill_of_whoever_put_it_then_of_the_retainer_and_never_of
     };
     namespace.apply(again.object())?;
     namespace.wait_for("pod/again", "{.status.phase}", "Running")?;
-    let mut reading = Client::reader(&namespace, "again")?;
+    let mut reading = Client::start(&namespace, "again")?;
     reading.get("table", OBJECT, 1)?;
     reading.get("notes.txt", PLAIN, 2)?;
     let bill = bills.expect(&[("retainer", written)])?;

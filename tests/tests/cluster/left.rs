@@ -1,21 +1,21 @@
 //! What a volume must not leave behind.
 
 use std::fs;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use vineyard_tests::cluster::Cluster;
-use vineyard_tests::process::poll;
 
-use crate::SYSTEM;
-
-/// How long a node may take to drop what is deleted.
-const PATIENCE: Duration = Duration::from_secs(60);
+use crate::{SYSTEM, reached};
 
 /// Waits until nothing is left of a volume on any node, nor in the records.
 pub(crate) fn nothing(cluster: &Cluster, volume: &str) -> Result<()> {
+    nothing_of(cluster, &[volume.to_owned()])
+}
+
+/// The same, of many volumes.
+pub(crate) fn nothing_of(cluster: &Cluster, volumes: &[String]) -> Result<()> {
     let mut found = String::new();
-    let gone = poll(PATIENCE, || match look(cluster, volume) {
+    let gone = reached(|| match look(cluster, volumes) {
         Ok(None) => true,
         Ok(Some(what)) => {
             found = what;
@@ -27,24 +27,26 @@ pub(crate) fn nothing(cluster: &Cluster, volume: &str) -> Result<()> {
         }
     });
     if !gone {
-        bail!("left of {volume}: {found}");
+        bail!("left: {found}");
     }
     Ok(())
 }
 
-fn look(cluster: &Cluster, volume: &str) -> Result<Option<String>> {
+fn look(cluster: &Cluster, volumes: &[String]) -> Result<Option<String>> {
     let records = cluster.kubectl(&["-n", SYSTEM, "get", "vineyardvolumes", "-o", "name"])?;
-    if records.contains(volume) {
-        return Ok(Some(records));
+    let is_one = |text: &&str| volumes.iter().any(|volume| text.contains(volume));
+    if let Some(record) = records.lines().find(is_one) {
+        return Ok(Some(record.to_owned()));
     }
     for n in 1..=cluster.place().nodes()? {
         let node = cluster.node(n);
         let mounts = fs::read_to_string(node.proc()?.join("mountinfo"))?;
-        if let Some(mount) = mounts.lines().find(|line| line.contains(volume)) {
+        if let Some(mount) = mounts.lines().find(is_one) {
             return Ok(Some(mount.to_owned()));
         }
-        let layer = node.root()?.join("var/lib/vineyard/layers").join(volume);
-        if layer.exists() {
+        let layers = node.root()?.join("var/lib/vineyard/layers");
+        let mut layers = volumes.iter().map(|volume| layers.join(volume));
+        if let Some(layer) = layers.find(|layer| layer.exists()) {
             return Ok(Some(layer.display().to_string()));
         }
     }

@@ -52,18 +52,18 @@ impl<'a> Namespace<'a> {
         number.with_context(|| format!("{pod} is on node {name:?}"))
     }
 
+    /// Makes or changes many objects at once.
+    pub(crate) fn apply_all(&self, mut objects: Vec<Value>) -> Result<()> {
+        for object in &mut objects {
+            object["metadata"]["namespace"] = json!(self.name);
+        }
+        let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+        self.cluster.apply(&list.to_string())
+    }
+
     /// Makes a claim that many pods of a node may have.
     pub(crate) fn claim(&self, name: &str, capacity: u64) -> Result<()> {
-        self.apply(json!({
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": name},
-            "spec": {
-                "storageClassName": "vineyard",
-                "accessModes": ["ReadWriteOnce"],
-                "resources": {"requests": {"storage": capacity.to_string()}},
-            },
-        }))
+        self.apply(claim(name, capacity))
     }
 
     /// Deletes objects and waits until they are gone.
@@ -71,6 +71,20 @@ impl<'a> Namespace<'a> {
         self.kubectl(&[&["delete", "--timeout=180s"], objects].concat())?;
         Ok(())
     }
+}
+
+/// A claim as users write it.
+pub(crate) fn claim(name: &str, capacity: u64) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name},
+        "spec": {
+            "storageClassName": "vineyard",
+            "accessModes": ["ReadWriteOnce"],
+            "resources": {"requests": {"storage": capacity.to_string()}},
+        },
+    })
 }
 
 impl Drop for Namespace<'_> {

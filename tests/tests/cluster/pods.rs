@@ -1,4 +1,4 @@
-//! Pods as users write them.
+//! Pods as users write them: what the webhook adds is not here.
 
 use serde_json::{Value, json};
 
@@ -82,51 +82,23 @@ impl<'a> Pod<'a> {
         if let Some(node) = self.node {
             pod["spec"]["nodeSelector"] = json!({"kubernetes.io/hostname": format!("n{node}")});
         }
-        if !self.read_only {
-            by_hand(&mut pod, self.writes);
-        }
         pod
     }
 }
 
-/// The sidecar of the version under test, and what it and the clients talk through.
-fn by_hand(pod: &mut Value, writes: Option<u64>) {
-    let image = format!(
-        "docker.io/vineyardcsi/sidecar:{}",
-        env!("CARGO_PKG_VERSION")
-    );
-    let sockets = json!({"name": "vineyard-sockets", "mountPath": "/run/vineyard"});
-    let attributes = writes.map_or_else(
-        || json!({}),
-        |writes| json!({"vineyard.io/writes": writes.to_string()}),
-    );
-    // Enough for what these tests put.
-    let memory = writes.unwrap_or(64 << 20) + (32 << 20);
-    let spec = &mut pod["spec"];
-    spec["initContainers"] = json!([{
-        "name": "vineyard-sidecar",
-        "image": image,
-        "imagePullPolicy": "Never",
-        "restartPolicy": "Always",
-        "args": [
-            "--listen=/run/vineyard/pod/vineyard.sock",
-            "--driver=/run/vineyard/driver/driver.sock",
-            "--metrics=0.0.0.0:9090",
-        ],
-        "startupProbe": {"httpGet": {"path": "/healthz", "port": 9090}, "periodSeconds": 1, "failureThreshold": 60},
-        "resources": {"requests": {"memory": memory.to_string(), "cpu": "5m"}, "limits": {"memory": memory.to_string()}},
-        "securityContext": {
-            "allowPrivilegeEscalation": false,
-            "readOnlyRootFilesystem": true,
-            "runAsUser": 65532,
-            "capabilities": {"drop": ["ALL"]},
-        },
-        "volumeMounts": [sockets.clone()],
-    }]);
-    let volumes = spec["volumes"].as_array_mut();
-    let volume = json!({"name": "vineyard-sockets", "csi": {"driver": "vineyard.io", "volumeAttributes": attributes}});
-    volumes.into_iter().for_each(|it| it.push(volume.clone()));
-    let main = &mut spec["containers"][0];
-    let mounts = main["volumeMounts"].as_array_mut();
-    mounts.into_iter().for_each(|it| it.push(sockets.clone()));
+/// A pod without a claim, which has `memory` MiB of a node to itself.
+pub(crate) fn ballast(name: &str, node: u8, memory: u64) -> Value {
+    let pod = Pod {
+        memory,
+        node: Some(node),
+        ..Pod::waiting(name, "")
+    };
+    without_claim(pod.object())
+}
+
+/// The same pod without its claim.
+pub(crate) fn without_claim(mut pod: Value) -> Value {
+    pod["spec"]["volumes"] = json!([]);
+    pod["spec"]["containers"][0]["volumeMounts"] = json!([]);
+    pod
 }

@@ -106,7 +106,10 @@ fn a_full_node_sends_pods_elsewhere_and_nothing_is_booked_twice() -> Result<()> 
     ensure!(second != first, "both on n{first}");
     table.row("another one", None, format!("runs on n{second}"));
     begin("three")?;
-    std::thread::sleep(Duration::from_secs(20));
+    let reason = "{.status.conditions[?(@.type=='PodScheduled')].reason}";
+    namespace.wait_for("pod/three", reason, "Unschedulable")?;
+    // It is tried again, and never in vain.
+    std::thread::sleep(Duration::from_secs(5));
     ensure!(namespace.field("pod/three", "{.status.phase}")? == "Pending");
     ensure!(namespace.field("pvc/three", "{.status.phase}")? == "Pending");
     let reason = namespace.field(

@@ -1,6 +1,7 @@
-//! What a run has shown, step by step: printed, and written into the page that the environment names.
+//! What a run has shown, step by step: printed, and written into the pages that the environment names.
 
 use std::fs;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -34,25 +35,9 @@ impl Table {
         self.begin = Instant::now();
     }
 
-    /// Writes it into the page, between the marks of its name.
+    /// Writes it into the page of what a cluster shows.
     pub(crate) fn write(&self) -> Result<()> {
-        let Some(page) = std::env::var_os("VINEYARD_CLUSTER_PAGE") else {
-            return Ok(());
-        };
-        let text = fs::read_to_string(&page)?;
-        let (begin, end) = (
-            format!("<!-- {}: begin -->\n", self.name),
-            format!("<!-- {}: end -->", self.name),
-        );
-        let (before, rest) = text
-            .split_once(&begin)
-            .context("the page has no such mark")?;
-        let (_, after) = rest.split_once(&end).context("the page has no such mark")?;
-        fs::write(
-            &page,
-            format!("{before}{begin}{}{end}{after}", self.markdown()),
-        )?;
-        Ok(())
+        write("cluster.md", self.name, &self.markdown())
     }
 
     fn markdown(&self) -> String {
@@ -62,6 +47,27 @@ impl Table {
         }
         text
     }
+}
+
+/// Writes what a run has shown into a page, between the marks of its name, if the environment says where the pages are.
+pub(crate) fn write(page: &str, name: &str, shown: &str) -> Result<()> {
+    let Some(folder) = std::env::var_os("VINEYARD_CLUSTER_PAGES") else {
+        return Ok(());
+    };
+    let page = PathBuf::from(folder).join(page);
+    let text = fs::read_to_string(&page).with_context(|| page.display().to_string())?;
+    let (begin, end) = (
+        format!("<!-- {name}: begin -->\n"),
+        format!("<!-- {name}: end -->"),
+    );
+    let parts = text.split_once(&begin).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(&end)?;
+        Some((before, after))
+    });
+    let (before, after) =
+        parts.with_context(|| format!("{} has no place for {name}", page.display()))?;
+    fs::write(&page, format!("{before}{begin}{shown}{end}{after}"))?;
+    Ok(())
 }
 
 /// A bill in one line.

@@ -5,16 +5,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use vineyard_tests::commands::{Command, Content};
-use vineyard_tests::process::poll;
 
 use crate::bills::{Bills, pod_processes};
 use crate::client::Client;
 use crate::namespace::Namespace;
 use crate::pods::Pod;
 use crate::table::Table;
-use crate::{MIB, SYSTEM, cluster, left};
+use crate::{MIB, PATIENCE, SYSTEM, cluster, left, reached};
 
-const LIMIT: Duration = Duration::from_secs(120);
 const FIRST: Content = Content {
     seed: 11,
     len: 24 * MIB,
@@ -74,7 +72,7 @@ fn whoever_is_killed_bytes_stay_whole_and_views_valid() -> Result<()> {
     client.done(&Command::Check { view: 1 })?;
     client.put("second", more(13))?;
     written += more(13).len;
-    let restarted = poll(LIMIT, || {
+    let restarted = reached(|| {
         let now = namespace.field("pod/app", "{.status.initContainerStatuses[0].restartCount}");
         now.is_ok_and(|now| now != before)
     });
@@ -96,7 +94,7 @@ fn whoever_is_killed_bytes_stay_whole_and_views_valid() -> Result<()> {
     client.put("third", more(14))?;
     written += more(14).len;
     client.done(&Command::Check { view: 1 })?;
-    let is_back = poll(LIMIT, || {
+    let is_back = reached(|| {
         let ready = cluster.field(
             SYSTEM,
             &format!("pod/{}", driver.0),
@@ -137,13 +135,13 @@ fn whoever_is_killed_bytes_stay_whole_and_views_valid() -> Result<()> {
     let kubelet = cluster.node(node).process("kubelet")?;
     // What is executed in a container goes through kubelet.
     drop(client);
-    kubelet.end(Signal::SIGKILL, LIMIT)?;
+    kubelet.end(Signal::SIGKILL, PATIENCE)?;
     cluster.node(node).start_kubelet()?;
     let begin = Instant::now();
     let mut client = loop {
         match Client::start(&namespace, "app") {
             Ok(client) => break client,
-            Err(error) => ensure!(begin.elapsed() < LIMIT, "{error:#}"),
+            Err(error) => ensure!(begin.elapsed() < PATIENCE, "{error:#}"),
         }
         std::thread::sleep(Duration::from_millis(500));
     };
@@ -163,7 +161,7 @@ fn whoever_is_killed_bytes_stay_whole_and_views_valid() -> Result<()> {
     drop(client);
     let before = namespace.field("pod/app", "{.status.containerStatuses[0].restartCount}")?;
     let _ = namespace.kubectl(&["exec", "app", "-c", "main", "--", "kill", "1"]);
-    let restarted = poll(LIMIT, || {
+    let restarted = reached(|| {
         let now = namespace.field(
             "pod/app",
             "{.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].ready}",
@@ -197,7 +195,7 @@ fn whoever_is_killed_bytes_stay_whole_and_views_valid() -> Result<()> {
 /// The pod of the node plugin: name and uid.
 fn node_plugin(namespace: &Namespace<'_>, node: u8) -> Result<(String, String)> {
     let mut found = None;
-    let there = poll(LIMIT, || {
+    let there = reached(|| {
         let listed = namespace.cluster.kubectl(&[
             "-n", SYSTEM, "get", "pods", "-l", "app.kubernetes.io/component=node",
             &format!("--field-selector=spec.nodeName=n{node}"),
