@@ -7,7 +7,7 @@ from conftest import CHART, NAMESPACE, ROOT, WAYS, Object, Render, helm, of_kind
 
 CLUSTER_WIDE = {
     "ClusterRole", "ClusterRoleBinding", "CSIDriver", "CustomResourceDefinition", "MutatingWebhookConfiguration",
-    "Namespace", "StorageClass", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
+    "Namespace", "PriorityClass", "StorageClass", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding",
 }  # fmt: skip
 
 
@@ -101,8 +101,9 @@ def test_the_retainer_may_hold_any_number_of_bytes_and_is_never_replaced_by_itse
     assert retainer["spec"]["updateStrategy"] == {"type": "OnDelete"}
     pod = retainer["spec"]["template"]
     assert pod["metadata"]["labels"]["app.kubernetes.io/component"] == "retainer"
-    # Kubelet evicts no such pod.
-    assert pod["spec"]["priorityClassName"] == "system-node-critical"
+    # Above all pods of users, and below 2e9: for a critical pod that is resized on a full node, kubelet kills others.
+    [priority] = of_kind(render(), "PriorityClass", pod["spec"]["priorityClassName"])
+    assert priority["value"] == 1_000_000_000
     [container] = pod["spec"]["containers"]
     assert container["resources"].keys() == {"requests"}
     assert {"resourceName": "memory", "restartPolicy": "NotRequired"} in container["resizePolicy"]
