@@ -15,7 +15,7 @@ use crate::{MIB, PATIENCE, cluster, left};
 
 const PODS: usize = 50;
 const CAPACITY: u64 = 8 * MIB;
-const EACH: u64 = 2 * MIB + 4096;
+const EACH: u64 = 96 << 10;
 
 #[test]
 #[ignore = "needs a cluster: make cluster-test"]
@@ -62,7 +62,7 @@ fn fifty_pods_with_a_claim_each_start_at_once_and_leave_their_bytes() -> Result<
     for pod in watch.pods.values() {
         *on.entry(pod["spec"]["nodeName"].to_string()).or_default() += 1;
     }
-    let spread = format!("each has put 2 MiB; by node: {on:?}").replace('"', "");
+    let spread = format!("each has put 96 KiB; by node: {on:?}").replace('"', "");
     table.row("50 pods with 50 new claims have run", None, spread);
 
     let pairs = "{range .items[*]}{.metadata.name} {.spec.volumeName}{\"\\n\"}{end}";

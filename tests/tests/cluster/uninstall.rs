@@ -10,7 +10,7 @@ use crate::{SYSTEM, open, reached};
 
 /// Kinds outside of namespaces of which the chart makes some, and the driver.
 const KINDS: &str = "customresourcedefinitions,mutatingwebhookconfigurations,validatingadmissionpolicies,validatingadmissionpolicybindings,\
-    csidrivers,storageclasses,clusterroles,clusterrolebindings,persistentvolumes";
+    csidrivers,storageclasses,priorityclasses,clusterroles,clusterrolebindings,persistentvolumes";
 
 #[test]
 #[ignore = "ends the installation: make test-cluster"]
