@@ -2,6 +2,7 @@
 //!
 //! The run directory is a tmpfs and dies with the boot, as the memory does that they are about; so nothing is synced.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -87,8 +88,8 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Record
     Ok(Some(record))
 }
 
-/// Reads every record in a directory, in the order of their names. One that is not what anybody wrote is logged, and stays for whoever
-/// looks.
+/// Reads every record in a directory at the start of whoever alone writes there, in the order of their names. What was half written
+/// when the last one was killed goes. A record that is not what anybody wrote is logged, and stays for whoever looks.
 ///
 /// # Errors
 /// [`RecordError::Io`].
@@ -96,8 +97,10 @@ pub(crate) fn read_all<T: DeserializeOwned>(directory: &Path) -> Result<Vec<T>, 
     let mut paths = Vec::new();
     for entry in fs::read_dir(directory).map_err(failed("list", directory))? {
         let path = entry.map_err(failed("list", directory))?.path();
-        if path.extension().is_some_and(|it| it == "json") {
-            paths.push(path);
+        match path.extension().and_then(OsStr::to_str) {
+            Some("json") => paths.push(path),
+            Some("tmp") => remove(&path)?,
+            _ => {}
         }
     }
     paths.sort();
@@ -140,11 +143,13 @@ mod tests {
         write(&path, &vec![4]).unwrap();
         write(&folder.path().join("b.json"), &vec![5]).unwrap();
         // What a crash leaves.
-        fs::write(folder.path().join("c.tmp"), "[6").unwrap();
+        let half = folder.path().join("c.tmp");
+        fs::write(&half, "[6").unwrap();
         assert_eq!(
             read_all::<Vec<u32>>(folder.path()).unwrap(),
             [vec![4], vec![5]]
         );
+        assert!(!half.exists(), "nobody would write it again");
         fs::write(&path, "[4").unwrap();
         assert!(matches!(
             read::<Vec<u32>>(&path),
