@@ -79,8 +79,8 @@ pub(crate) fn each(count: u64, work: impl Fn(u64, &Path) -> ControlFlow<()> + Sy
             }
         });
     };
-    // What is waited for is mostly the kernel, which unmounts: one a processor would leave most of it idle.
-    let workers = 4 * std::thread::available_parallelism().unwrap().get();
+    // What is waited for is mostly the kernel, which unmounts: one a processor would leave it idle.
+    let workers = 2 * std::thread::available_parallelism().unwrap().get();
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
         for worker in workers {
