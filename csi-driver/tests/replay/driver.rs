@@ -239,11 +239,13 @@ impl Driver {
         let own = ["lock", "nodes", "nodes/replay.json", "nodes/replay.beat"];
         let end = Instant::now() + patient(START);
         // A node reports beside its calls. What a driver that was killed has left of a report, the next one replaces.
-        while self.below("catalog", &own) == ["nodes/replay.tmp"] && Instant::now() < end {
+        let mut left = self.below("catalog", &own);
+        while left == ["nodes/replay.tmp"] && Instant::now() < end {
             self.connect().await;
             tokio::time::sleep(Duration::from_millis(1)).await;
+            left = self.below("catalog", &own);
         }
-        assert_eq!(self.below("catalog", &own), [""; 0]);
+        assert_eq!(left, [""; 0]);
         for folder in [
             "layers",
             "kubelet/pods",
