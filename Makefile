@@ -223,6 +223,8 @@ KUBERNETES = $(shell sed -n 's/.*k8s.io\/kubernetes v//p' tests/cluster/kube/go.
 TEST_CLUSTER := target/debug/vineyard-test-cluster
 # Where the tables of a run go.
 PAGES := docs
+# Which tests: a part of their names.
+TESTS :=
 CLUSTER_PROGRAMS := $(addprefix .cache/bin/,helm etcd csi-provisioner csi-resizer kubernetes)
 
 # The build cache of Go makes all but the first build a matter of seconds.
@@ -300,7 +302,7 @@ cluster-test: test-chart cluster-up ## Installs the driver on the cluster ID and
 	$(TEST_CLUSTER) exec --id $(ID) -- helm upgrade --install vineyard manifests/vineyard --namespace vineyard-system \
 		--create-namespace --values tests/cluster/values.yaml --wait=legacy --timeout 3m
 	VINEYARD_TEST_CLUSTER=$(ID) VINEYARD_CLUSTER_PAGES=$(abspath $(PAGES)) \
-		cargo test --locked $(RUST_TESTED) --test cluster -- --ignored --test-threads=1 --skip latency:: --skip uninstall::
+		cargo test --locked $(RUST_TESTED) --test cluster -- --ignored --test-threads=1 --skip latency:: --skip uninstall:: $(TESTS)
 	VINEYARD_TEST_CLUSTER=$(ID) $(BIN)/pytest -p no:cacheprovider -q manifests/tests/test_on_a_cluster.py
 
 .PHONY: cluster-uninstall
