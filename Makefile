@@ -26,7 +26,7 @@ CHART := manifests/vineyard
 # How the binaries of images are built; PROFILE=dev is sooner done.
 PROFILE := release
 STATIC_FLAGS := CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_RUSTFLAGS="-C target-feature=+crt-static"
-KUBERNETES_TESTED = $(STATIC_FLAGS) cargo test --locked -p vineyard-csi --features kubernetes --target $(STATIC)
+KUBERNETES_TESTED = $(STATIC_FLAGS) cargo test --locked -p vineyard-csi --features kubernetes --bins --target $(STATIC)
 STATIC_OUT = target/$(STATIC)/$(if $(filter release,$(PROFILE)),release,debug)
 IMAGE = $(BIN)/python -B manifests/images/build.py
 NAMES := docker.io/vineyardcsi/
