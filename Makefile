@@ -330,7 +330,8 @@ bench: build wheel ## Measures this store against its peers, all in one run
 	bench/run $(BENCH)
 
 .PHONY: bench-driver
-bench-driver: ## Measures calls of the driver against the bare system calls (needs root)
+bench-driver: ## Measures calls of the driver and its hand-over against the bare system calls (needs root)
+	cargo build --locked --release -p vineyard-sidecar
 	cargo bench --locked -p vineyard-csi --bench driver -- $(CURDIR)/docs/benchmarks-driver.md
 
 .PHONY: demo

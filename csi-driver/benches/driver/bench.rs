@@ -1,12 +1,17 @@
 //! Calls of the driver, from the outside, against the bare system calls that do the same work, in one run.
 //!
-//! With a path as argument, the table goes between the marks of that page: `make bench-driver`.
-//! `VINEYARD_DRIVER` names another driver than the one that was built with it.
+//! With a path as argument, the tables go between the marks of that page: `make bench-driver`. `VINEYARD_DRIVER` and
+//! `VINEYARD_SIDECAR` name other programs than those that were built with it.
 
 #![expect(clippy::unwrap_used, reason = "what cannot be measured ends the run")]
 
+mod billed;
 mod calls;
 mod conditions;
+mod floor;
+mod hand_over;
+mod process;
+mod report;
 mod samples;
 
 use std::fs;
@@ -39,7 +44,11 @@ fn main() {
         .build()
         .unwrap();
     let before = conditions::load();
-    let table = runtime.block_on(measure(folder.path()));
+    let table = runtime.block_on(async {
+        let calls = measure(folder.path()).await;
+        let bills = report::bills(folder.path()).await;
+        format!("{calls}\n{bills}")
+    });
     let text = format!(
         "{BEGIN}\n\n{}\n\n{table}\n{END}",
         conditions::describe(folder.path(), &before)
@@ -94,8 +103,8 @@ impl Drop for Bare<'_> {
 }
 
 async fn measure(folder: &Path) -> String {
-    let mut calls = Calls::start(folder).await;
-    let idle = calls.memory();
+    let mut calls = Calls::start(folder, None).await;
+    let idle = calls.driver().memory();
     let mut rows = Vec::new();
     let mut probe = Samples::default();
     for _ in 0..VOLUMES {
@@ -121,7 +130,7 @@ async fn measure(folder: &Path) -> String {
         publish.time(calls.publish(number)).await;
         bare_publish.time(async { bare.publish(number) }).await;
     }
-    let full = calls.memory();
+    let full = calls.driver().memory();
     let (mut unpublish, mut bare_unpublish) = (Samples::default(), Samples::default());
     for number in 0..VOLUMES {
         unpublish.time(calls.unpublish(number)).await;

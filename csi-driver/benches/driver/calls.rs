@@ -1,17 +1,21 @@
 //! The driver as a process, and calls to it.
 
-use std::fs::{self, File};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tonic::transport::{Channel, Endpoint};
+use vineyard_charge::cgroup::control::ControlledCgroup;
 use vineyard_proto::csi::controller_client::ControllerClient;
 use vineyard_proto::csi::identity_client::IdentityClient;
 use vineyard_proto::csi::node_client::NodeClient;
 use vineyard_proto::csi::volume_capability::access_mode::Mode;
 use vineyard_proto::csi::volume_capability::{AccessMode, AccessType, MountVolume};
 use vineyard_proto::csi::*;
+
+use crate::process::Process;
 
 /// Volumes of each kind of call.
 pub(crate) const VOLUMES: usize = 100;
@@ -22,8 +26,24 @@ pub(crate) const CALLERS: usize = 8;
 /// A driver over a folder.
 pub(crate) struct Calls {
     folder: PathBuf,
-    driver: Child,
+    driver: Process,
     channel: Channel,
+}
+
+/// What a driver needs to bill anybody.
+pub(crate) struct Billing<'a> {
+    /// The cgroup that it runs in.
+    pub(crate) cgroup: &'a ControlledCgroup,
+    /// Where the pods' cgroups are.
+    pub(crate) pods: &'a Path,
+    /// The retainer's socket.
+    pub(crate) retainer: &'a Path,
+}
+
+/// The driver that was built with the benchmark, or another one.
+pub(crate) fn program() -> PathBuf {
+    let built = env!("CARGO_BIN_EXE_vineyard-csi").into();
+    std::env::var_os("VINEYARD_DRIVER").unwrap_or(built).into()
 }
 
 fn capability() -> VolumeCapability {
@@ -39,11 +59,11 @@ fn text(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-fn create_request(number: usize) -> CreateVolumeRequest {
+fn create_request(number: usize, bytes: i64) -> CreateVolumeRequest {
     CreateVolumeRequest {
         name: format!("pvc-{number}"),
         capacity_range: Some(CapacityRange {
-            required_bytes: 1 << 20,
+            required_bytes: bytes,
             limit_bytes: 0,
         }),
         volume_capabilities: vec![capability()],
@@ -51,36 +71,50 @@ fn create_request(number: usize) -> CreateVolumeRequest {
     }
 }
 
+/// Each volume has a pod of its own.
+pub(crate) fn pod_uid(number: usize) -> String {
+    format!("00000000-0000-4000-8000-{number:012x}")
+}
+
+fn sockets_id(number: usize) -> String {
+    // As long as kubelet's: "csi-" and a SHA-256.
+    format!("csi-{number:064x}")
+}
+
 impl Calls {
-    pub(crate) async fn start(folder: &Path) -> Self {
+    /// Starts a driver. Without a retainer it bills nobody.
+    pub(crate) async fn start(folder: &Path, billing: Option<&Billing<'_>>) -> Self {
         for name in ["kubelet/pods", "kubelet/staging", "cgroups"] {
             fs::create_dir_all(folder.join(name)).unwrap();
         }
-        let built = env!("CARGO_BIN_EXE_vineyard-csi").into();
-        let driver = std::env::var_os("VINEYARD_DRIVER").unwrap_or(built);
-        let mut command = Command::new(driver);
-        command.args(["standalone", "--node-id", "bench", "--budget", "1GiB"]);
-        for (flag, name) in [
-            ("--endpoint", "csi.sock"),
-            ("--catalog", "catalog"),
-            ("--layers", "layers"),
-            ("--kubelet-dir", "kubelet"),
-            ("--run-dir", "run"),
-            ("--cgroup-root", "cgroups"),
+        let at = |name: &str| folder.join(name);
+        let (endpoint, catalog, layers) = (at("csi.sock"), at("catalog"), at("layers"));
+        let (kubelet, run, nobody) = (at("kubelet"), at("run"), at("cgroups"));
+        let mut arguments: Vec<&OsStr> = ["standalone", "--node-id", "bench", "--budget", "8GiB"]
+            .map(OsStr::new)
+            .into();
+        for (flag, path) in [
+            ("--endpoint", &endpoint),
+            ("--catalog", &catalog),
+            ("--layers", &layers),
+            ("--kubelet-dir", &kubelet),
+            ("--run-dir", &run),
         ] {
-            command.arg(flag).arg(folder.join(name));
+            arguments.extend([OsStr::new(flag), path.as_os_str()]);
         }
-        let log = File::create(folder.join("log")).unwrap();
-        let socket = format!("unix:{}", folder.join("csi.sock").display());
+        let pods = billing.map_or(nobody.as_path(), |it| it.pods);
+        arguments.extend([OsStr::new("--cgroup-root"), pods.as_os_str()]);
+        if let Some(billing) = billing {
+            arguments.extend([OsStr::new("--retainer"), billing.retainer.as_os_str()]);
+            // However long it takes, the call waits for all of it.
+            arguments.extend(["--hand-over-patience", "600000"].map(OsStr::new));
+        }
+        let cgroup = billing.map(|it| it.cgroup);
+        let socket = format!("unix:{}", endpoint.display());
         let calls = Self {
             folder: folder.to_owned(),
             channel: Endpoint::from_shared(socket).unwrap().connect_lazy(),
-            driver: command
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(log)
-                .spawn()
-                .unwrap(),
+            driver: Process::start(&program(), &arguments, &at("log"), cgroup),
         };
         for _ in 0..6_000 {
             let mut identity = IdentityClient::new(calls.channel.clone());
@@ -93,15 +127,17 @@ impl Calls {
         panic!("the driver does not serve: {log}");
     }
 
-    /// Resident MiB.
-    pub(crate) fn memory(&self) -> f64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.driver.id())).unwrap();
-        let line = status
-            .lines()
-            .find(|line| line.starts_with("VmRSS:"))
-            .unwrap();
-        let kibibytes: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-        kibibytes / 1024.0
+    /// Where the memory of a volume is mounted.
+    pub(crate) fn layer(&self, number: usize) -> PathBuf {
+        self.folder.join("layers").join(format!("pvc-{number}"))
+    }
+
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        self.folder.join("run/admin.sock")
+    }
+
+    pub(crate) fn driver(&self) -> &Process {
+        &self.driver
     }
 
     fn controller(&self) -> ControllerClient<Channel> {
@@ -116,10 +152,17 @@ impl Calls {
         self.folder.join("kubelet/staging").join(number.to_string())
     }
 
-    fn target(&self, number: usize) -> PathBuf {
-        let pod = format!("00000000-0000-4000-8000-{number:012x}");
-        let volumes = self.folder.join("kubelet/pods").join(pod);
-        volumes.join("volumes/kubernetes.io~csi/pvc/mount")
+    /// Where the pod has its volume.
+    pub(crate) fn target(&self, number: usize) -> PathBuf {
+        self.mount_of(number, "pvc")
+    }
+
+    fn mount_of(&self, number: usize, volume: &str) -> PathBuf {
+        let volumes = self.folder.join("kubelet/pods").join(pod_uid(number));
+        volumes
+            .join("volumes/kubernetes.io~csi")
+            .join(volume)
+            .join("mount")
     }
 
     pub(crate) async fn probe(&mut self) {
@@ -127,8 +170,13 @@ impl Calls {
         identity.probe(ProbeRequest {}).await.unwrap();
     }
 
+    /// A volume of 1 MiB.
     pub(crate) async fn create(&self, number: usize) {
-        let request = create_request(number);
+        self.create_of(number, 1 << 20).await;
+    }
+
+    pub(crate) async fn create_of(&self, number: usize, bytes: i64) {
+        let request = create_request(number, bytes);
         self.controller().create_volume(request).await.unwrap();
     }
 
@@ -141,7 +189,7 @@ impl Calls {
                 tokio::spawn(async move {
                     for number in numbers.skip(caller).step_by(CALLERS) {
                         controller
-                            .create_volume(create_request(number))
+                            .create_volume(create_request(number, 1 << 20))
                             .await
                             .unwrap();
                     }
@@ -187,10 +235,40 @@ impl Calls {
         self.node().node_publish_volume(request).await.unwrap();
     }
 
+    /// Publishes the sockets of the pod. Returns a path to them that is short enough for a socket, as a container's is.
+    pub(crate) async fn publish_sockets(&self, number: usize) -> PathBuf {
+        let target = self.mount_of(number, "sockets");
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        let ephemeral = ("csi.storage.k8s.io/ephemeral", "true");
+        let request = NodePublishVolumeRequest {
+            volume_id: sockets_id(number),
+            target_path: text(&target),
+            volume_capability: Some(capability()),
+            volume_context: [ephemeral]
+                .map(|(key, value)| (key.into(), value.into()))
+                .into(),
+            ..Default::default()
+        };
+        self.node().node_publish_volume(request).await.unwrap();
+        let short = self.folder.join(format!("pod-{number}"));
+        symlink(&target, &short).unwrap();
+        short
+    }
+
     pub(crate) async fn unpublish(&self, number: usize) {
+        self.unpublish_at(format!("pvc-{number}"), &self.target(number))
+            .await;
+    }
+
+    pub(crate) async fn unpublish_sockets(&self, number: usize) {
+        self.unpublish_at(sockets_id(number), &self.mount_of(number, "sockets"))
+            .await;
+    }
+
+    async fn unpublish_at(&self, volume_id: String, target: &Path) {
         let request = NodeUnpublishVolumeRequest {
-            volume_id: format!("pvc-{number}"),
-            target_path: text(&self.target(number)),
+            volume_id,
+            target_path: text(target),
         };
         self.node().node_unpublish_volume(request).await.unwrap();
     }
@@ -206,8 +284,7 @@ impl Calls {
 
 impl Drop for Calls {
     fn drop(&mut self) {
-        let _ = self.driver.kill();
-        let _ = self.driver.wait();
+        self.driver.end();
         let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let points = table.lines().filter_map(|line| line.split(' ').nth(4));
         let ours: Vec<_> = points
