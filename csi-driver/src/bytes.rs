@@ -36,6 +36,19 @@ impl Bytes {
     pub(crate) fn wire(self) -> i64 {
         i64::try_from(self.0).unwrap_or(i64::MAX)
     }
+
+    /// For people: at most one decimal, `58.6 MiB`.
+    pub(crate) fn rounded(self) -> String {
+        let fits = |(_, unit): &&(&str, u64)| self.0 >= *unit;
+        let Some((name, unit)) = UNITS.iter().find(fits) else {
+            return format!("{} B", self.0);
+        };
+        let tenths = u128::from(self.0) * 10 / u128::from(*unit);
+        match tenths % 10 {
+            0 => format!("{} {name}", tenths / 10),
+            rest => format!("{}.{rest} {name}", tenths / 10),
+        }
+    }
 }
 
 impl FromStr for Bytes {
@@ -74,6 +87,19 @@ impl fmt::Display for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn for_people_a_size_has_at_most_one_decimal() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (61_444 << 10, "60 MiB"),
+            (1_610_612_736, "1.5 GiB"),
+            (u64::MAX, "16777215.9 TiB"),
+        ] {
+            assert_eq!(Bytes(bytes).rounded(), text);
+        }
+    }
 
     #[test]
     fn sizes_parse_and_print_in_their_largest_exact_unit() {

@@ -228,7 +228,10 @@ mod tests {
             "train-0"
         );
         let troubles: Vec<_> = volume.troubles().collect();
-        assert_eq!(troubles, ["8MiB are on a wrong bill: they are handed over"]);
+        assert_eq!(
+            troubles,
+            ["8 MiB are on a wrong bill: they are handed over"]
+        );
         let node: Node = serde_json::from_str(NODE).unwrap();
         assert_eq!(
             (node.name(), node.spec.budget, node.status.booked_bytes),

@@ -103,7 +103,7 @@ impl Volume {
         };
         if usage.pending > Bytes(0) {
             let why = usage.trouble.as_deref().unwrap_or("they are handed over");
-            let message = format!("{} are on a wrong bill: {why}", usage.pending);
+            let message = format!("{} are on a wrong bill: {why}", usage.pending.rounded());
             return (False, "HandOverUnfinished", message);
         }
         let settled = "every byte is billed to a live pod or to the retainer";
@@ -130,7 +130,7 @@ impl Volume {
 
     fn pressure(&self) -> (ConditionStatus, &'static str, String) {
         let used = self.usage.as_ref().map_or(Bytes(0), |usage| usage.used);
-        let message = format!("{used} of {} in use", self.capacity);
+        let message = format!("{} of {} in use", used.rounded(), self.capacity.rounded());
         match used.0 / 9 >= self.capacity.0 / 10 {
             true if used.0 > 0 => (True, "AlmostFull", message),
             _ => (False, "Room", message),
