@@ -75,6 +75,13 @@ binaries: ## Builds the static driver and sidecar that the images have
 	$(STATIC_FLAGS) cargo build --locked --profile $(PROFILE) -p vineyard-csi -p vineyard-sidecar --features vineyard-csi/kubernetes --target $(STATIC)
 	strip --strip-debug $(STATIC_OUT)/vineyard-csi $(STATIC_OUT)/vineyard-sidecar
 
+# Apart from `build`: Kubernetes' client takes as long to compile as everything else.
+.PHONY: plugin
+plugin: ## Builds kubectl-vineyard, static
+	$(STATIC_FLAGS) cargo build --locked --profile $(PROFILE) -p vineyard --features vineyard/kubernetes --target $(STATIC)
+	strip --strip-debug $(STATIC_OUT)/vineyard
+	ln -f $(STATIC_OUT)/vineyard $(STATIC_OUT)/kubectl-vineyard
+
 .PHONY: images
 images: binaries $(BIN)/.ready ## Builds the images of driver and sidecar as archives, without an engine
 	$(IMAGE) manifests/images/Dockerfile --from build=$(STATIC_OUT) \
@@ -334,9 +341,27 @@ bench-driver: ## Measures calls of the driver and its hand-over against the bare
 	cargo build --locked --release -p vineyard-sidecar
 	cargo bench --locked -p vineyard-csi --bench driver -- $(CURDIR)/docs/benchmarks-driver.md
 
+# Its project and packages, on the Python of the cluster under test.
+DEMO_IMAGE := .cache/images-of-tests/demo
+
+.PHONY: demo-image
+demo-image: wheel plugin cluster-images
+	tests/cluster/images/make .cache/images-of-tests .cache/bin $(STATIC_OUT)/vineyard-test-client $(WHEELS)/*.whl
+	rm -rf $(DEMO_IMAGE)
+	$(UV) pip install --quiet --no-python-downloads --python python3.11 --target $(DEMO_IMAGE)/packages --no-deps -r demo/image/requirements.txt
+	find $(DEMO_IMAGE)/packages \( -name RECORD -o -name direct_url.json -o -name uv_cache.json -o -name .lock \) -delete
+	rm -rf $(DEMO_IMAGE)/packages/bin
+	cp -r demo/pipeline $(DEMO_IMAGE)/project
+	$(IMAGE) demo/image/Dockerfile --from build=.cache/images-of-tests --out .cache/images-of-demo --name flights=vineyard.test/flights:1
+
 .PHONY: demo
-demo: build wheel ## Runs a real Kedro pipeline through the store and shows times and bills
+ifeq ($(CLUSTER),1)
+demo: $(if $(shell command -v go),,$(error a cluster is built with Go 1.26 or newer, which is not here)) cluster-tool demo-image
+	demo/run --cluster demo $(if $(KEEP),--keep)
+else
+demo: build wheel ## Runs a real Kedro pipeline through the store and shows times and bills; CLUSTER=1: on a real Kubernetes
 	demo/run
+endif
 
 .PHONY: clean
 clean: ## Removes everything that the other targets made

@@ -8,6 +8,7 @@ from statistics import median
 
 import machine
 import vineyard
+from cluster import demonstrate
 from comparison import by_dataset, comparison, pods
 from ledger import Ledger
 from machine import Machine
@@ -35,6 +36,8 @@ def main() -> int:
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     # What was made is removed on the way out, also when somebody ends us.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    if arguments.cluster is not None:
+        return demonstrate(arguments.cluster, arguments.scale, keep=arguments.keep)
     volume_bytes = (arguments.scale + 1) << 30
     with machine.prepare(volume_bytes) as here:
         print(title("A real Kedro pipeline, handed over through Vineyard"))
@@ -162,6 +165,8 @@ def _arguments() -> argparse.Namespace:
         default=REPOSITORY / "target" / "demo-timings.svg",
         help="where to draw the timings (.svg or .png)",
     )
+    parser.add_argument("--cluster", metavar="NAME", help="run it on a Kubernetes of this name instead, a pod per task")
+    parser.add_argument("--keep", action="store_true", help="leave that cluster as it is at the end")
     return parser.parse_args()
 
 

@@ -52,7 +52,7 @@ class Result:
 
     def add(self, pod: Pod) -> None:
         """Adds what a pod has recorded."""
-        self.record.add(pod.record)
+        self.record.add(pod.record.read_text())
         self.pods.append(pod)
 
 
