@@ -117,7 +117,7 @@ def test_the_retainer_may_hold_any_number_of_bytes_and_is_never_replaced_by_itse
 def test_the_webhook_is_in_nobodys_way_and_leaves_the_authority_to_the_controller(render: Render) -> None:
     made = render("--set=webhook.enabled=true,webhook.excludedNamespaces={istio-system}")
     [configuration] = of_kind(made, "MutatingWebhookConfiguration", "vineyard")
-    [webhook] = configuration["webhooks"]
+    webhook, _ = configuration["webhooks"]
     assert "caBundle" not in webhook["clientConfig"]
     assert (webhook["failurePolicy"], webhook["sideEffects"]) == ("Ignore", "None")
     assert webhook["timeoutSeconds"] <= 5
@@ -132,6 +132,22 @@ def test_the_webhook_is_in_nobodys_way_and_leaves_the_authority_to_the_controlle
     assert "--sidecar=require" in pods(made)["vineyard-node"]["spec"]["containers"][0]["args"]
     [secret] = of_kind(made, "Secret")
     assert not secret.keys() & {"data", "stringData"}, "an upgrade would take the certificate away"
+
+
+def test_a_retainer_never_waits_for_the_webhook_that_raises_its_request(render: Render) -> None:
+    made = render(*WAYS["everything"])
+    [configuration] = of_kind(made, "MutatingWebhookConfiguration", "vineyard")
+    injects, raises = configuration["webhooks"]
+    assert (injects["failurePolicy"], raises["failurePolicy"]) == ("Fail", "Ignore")
+    assert (raises["sideEffects"], raises["reinvocationPolicy"]) == ("None", "Never")
+    assert "caBundle" not in raises["clientConfig"]
+    assert raises["clientConfig"]["service"] == injects["clientConfig"]["service"] | {"path": "/retainer"}
+    [retainer] = of_kind(made, "DaemonSet", "vineyard-retainer")
+    labels = retainer["spec"]["template"]["metadata"]["labels"]
+    assert raises["objectSelector"]["matchLabels"].items() <= labels.items()
+    assert raises["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": NAMESPACE}
+    [configuration] = of_kind(render("--set=retainer.enabled=false"), "MutatingWebhookConfiguration", "vineyard")
+    assert [it["name"] for it in configuration["webhooks"]] == ["pods.vineyard.io"]
 
 
 def test_without_the_webhook_nothing_of_it_is_there(render: Render) -> None:

@@ -9,7 +9,7 @@ use clap::Args as Flags;
 use crate::bytes::Bytes;
 use crate::volume::Catalog;
 use crate::webhook::{
-    Certificates, Lifetimes, Lookup, Reviewer, Rotation, Settings, Trust, Webhook,
+    Certificates, Lifetimes, Lookup, Retained, Reviewer, Rotation, Settings, Trust, Webhook,
 };
 
 /// What the controller injects into pods.
@@ -111,6 +111,7 @@ impl WebhookFlags {
         );
         Ok(Some(Webhook {
             listen,
+            retained: Retained::new(client.clone(), namespace),
             reviewer: Reviewer {
                 lookup: Lookup::new(client, Arc::clone(catalog)),
                 settings,

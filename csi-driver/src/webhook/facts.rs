@@ -13,6 +13,8 @@ use crate::bytes::Bytes;
 pub(super) struct Facts {
     /// Claims of this driver, and claims that do not exist, by the name of the pod's volume.
     pub(super) claims: BTreeMap<String, Claim>,
+    /// The nodes that have, or will have, memory of these claims, and how many bytes.
+    pub(super) homes: BTreeMap<String, Bytes>,
     /// What the namespace allows.
     pub(super) bounds: Bounds,
 }

@@ -2,6 +2,7 @@
 //!
 //! Nothing is cached: a claim is often made a moment before its pod, and most pods have none of ours.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use super::error::Error;
 use super::facts::{self, Bounds, Claim, Facts, Source};
 use crate::bytes::Bytes;
 use crate::identity::DRIVER;
-use crate::volume::{Catalog, OnLoss, Phase, VolumeId, catalog};
+use crate::volume::{Catalog, NodeId, OnLoss, Phase, Volume, VolumeId, catalog};
 
 /// Marks the class of claims that name none.
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
@@ -61,7 +62,9 @@ impl Lookup {
             let claim = match source {
                 Source::Template(spec) => self.template(spec).await?,
                 Source::Claim { name, is_read_only } => {
-                    self.claim(pod, namespace, name, is_read_only).await?
+                    let homes = &mut facts.homes;
+                    self.claim(pod, namespace, name, is_read_only, homes)
+                        .await?
                 }
             };
             facts
@@ -99,6 +102,7 @@ impl Lookup {
         namespace: &str,
         name: &str,
         is_read_only: bool,
+        homes: &mut BTreeMap<String, Bytes>,
     ) -> Result<Option<Claim>, Error> {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
         let Some(claim) = get(&claims, "claim", name).await? else {
@@ -115,7 +119,7 @@ impl Lookup {
                 }
                 (facts::requested(&spec), !has_source(&spec))
             }
-            volume => match self.volume(volume).await? {
+            volume => match self.volume(volume, homes).await? {
                 Some(found) => found,
                 None => return Ok(None),
             },
@@ -129,8 +133,12 @@ impl Lookup {
         }))
     }
 
-    /// The capacity of a volume of ours, and whether it is known to be empty.
-    async fn volume(&self, name: &str) -> Result<Option<(Bytes, bool)>, Error> {
+    /// The capacity of a volume of ours, and whether it is known to be empty. Adds where it is to `homes`.
+    async fn volume(
+        &self,
+        name: &str,
+        homes: &mut BTreeMap<String, Bytes>,
+    ) -> Result<Option<(Bytes, bool)>, Error> {
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
         let volume = get(&volumes, "volume", name).await?;
         let csi = volume.and_then(|volume| volume.spec?.csi);
@@ -151,6 +159,10 @@ impl Lookup {
                     | Phase::Unreachable
                     | Phase::Deleting => false,
                 };
+                if let Some((node, bytes)) = home(&volume) {
+                    let sum = homes.entry(node.as_str().to_owned()).or_default();
+                    *sum = Bytes(sum.0.saturating_add(bytes.0));
+                }
                 Ok(Some((volume.capacity, is_empty)))
             }
             Err(catalog::Error::NotFound(_)) => Ok(Some((Bytes(0), false))),
@@ -202,6 +214,18 @@ fn default_class(classes: Vec<StorageClass>) -> Option<StorageClass> {
             .cmp(&made(other))
             .then(other.name_any().cmp(&one.name_any()))
     })
+}
+
+/// Where a volume's memory is, or will be, and how much it is.
+fn home(volume: &Volume) -> Option<(&NodeId, Bytes)> {
+    let node = match volume.phase {
+        Phase::Booked => &volume.booked,
+        Phase::Resident | Phase::Moving { .. } | Phase::Unreachable => volume.home.as_ref()?,
+        // Its memory is gone, or goes.
+        Phase::Lost { .. } | Phase::Deleting => return None,
+    };
+    let used = volume.usage.as_ref().map(|usage| usage.used);
+    Some((node, used.unwrap_or_default()))
 }
 
 /// Whether a claim's volume begins with content.

@@ -1,8 +1,9 @@
 //! The mutating webhook: each pod that uses a claim of ours gets its sockets, each one that writes also the sidecar that pays.
 //!
-//! It writes nothing but its certificates, so a review changes nothing whether it is dry or not. When it is away, pods start
+//! The retainer's pods begin with what their nodes retain. It writes nothing but its certificates, so a review changes nothing whether it is dry or not. When it is away, pods start
 //! without it (failurePolicy Ignore), and a node refuses those that would write: `docs/reference/injection.md`.
 
+mod affinity;
 mod annotations;
 mod authority;
 mod error;
@@ -12,6 +13,7 @@ mod lookup;
 mod presence;
 pub(crate) mod quantity;
 mod replace;
+mod retained;
 mod review;
 mod server;
 mod sidecar;
@@ -23,6 +25,7 @@ mod trust;
 pub(crate) use authority::Lifetimes;
 pub(crate) use lookup::Lookup;
 pub(crate) use presence::Presence;
+pub(crate) use retained::Retained;
 pub(crate) use review::Reviewer;
 pub(crate) use server::Webhook;
 pub(crate) use sidecar::Settings;

@@ -27,6 +27,8 @@ pub(super) enum Outcome {
     Unchanged,
     /// It gets something.
     Injected,
+    /// It is a retainer, and requests more from its beginning.
+    Raised,
     /// It is refused.
     Refused,
 }
@@ -37,6 +39,7 @@ impl Outcome {
         match self {
             Self::Unchanged => "unchanged",
             Self::Injected => "injected",
+            Self::Raised => "raised",
             Self::Refused => "refused",
         }
     }
@@ -91,7 +94,11 @@ impl Reviewer {
     }
 }
 
-fn request(body: &[u8]) -> Result<AdmissionRequest<Pod>, Error> {
+/// What is asked.
+///
+/// # Errors
+/// [`Error::Malformed`].
+pub(super) fn request(body: &[u8]) -> Result<AdmissionRequest<Pod>, Error> {
     let review: AdmissionReview<Pod> =
         serde_json::from_slice(body).map_err(|error| Error::Malformed(error.to_string()))?;
     if review.types.api_version != "admission.k8s.io/v1" {

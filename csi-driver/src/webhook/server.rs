@@ -1,5 +1,6 @@
-//! The HTTPS server: `/mutate` for the API server, `/healthz`.
+//! The HTTPS server: `/mutate` (pods with claims) and `/retainer` (the retainer's pods) for the API server, `/healthz`.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +11,15 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use kube::core::DynamicObject;
+use kube::core::admission::AdmissionReview;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
 use super::error::Error;
 use super::replace::Replacement;
-use super::review::Reviewer;
+use super::retained::Retained;
+use super::review::{Outcome, Reviewer};
 use super::tls::{Certificates, Listener, Rotation};
 use crate::edge::chain;
 use crate::metrics::Metrics;
@@ -31,8 +35,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Webhook {
     /// Where.
     pub(crate) listen: SocketAddr,
-    /// Answers.
+    /// Answers about pods with claims.
     pub(crate) reviewer: Reviewer,
+    /// Answers about the retainer's pods.
+    pub(crate) retained: Retained,
     /// Keeps the certificate.
     pub(crate) rotation: Rotation,
 }
@@ -46,6 +52,7 @@ impl Webhook {
         let Self {
             listen,
             reviewer,
+            retained,
             rotation,
         } = self;
         let listener = TcpListener::bind(listen).await?;
@@ -54,11 +61,19 @@ impl Webhook {
         let address = axum::serve::Listener::local_addr(&listener)?;
         let (lookup, trust) = (reviewer.lookup.clone(), rotation.trust.clone());
         let replacement = Replacement::new(lookup, trust, Arc::clone(&rotation.certificates));
-        let reviewer = Arc::new(reviewer);
-        let mutate = move |body: Bytes| mutate(Arc::clone(&reviewer), metrics.clone(), body);
+        let counts = metrics.clone();
+        let mutate = move |body: Bytes| {
+            let reviewer = reviewer.clone();
+            reply(counts.clone(), async move { reviewer.answer(&body).await })
+        };
+        let retainer = move |body: Bytes| {
+            let retained = retained.clone();
+            reply(metrics.clone(), async move { retained.answer(&body).await })
+        };
         let routes = Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
             .route("/mutate", post(mutate))
+            .route("/retainer", post(retainer))
             .layer(DefaultBodyLimit::max(MOST));
         tokio::spawn(rotation.run());
         tokio::spawn(replacement.run());
@@ -68,8 +83,11 @@ impl Webhook {
     }
 }
 
-async fn mutate(reviewer: Arc<Reviewer>, metrics: Metrics, body: Bytes) -> Response {
-    let answered = timeout(PATIENCE, reviewer.answer(&body)).await;
+async fn reply(
+    metrics: Metrics,
+    answer: impl Future<Output = Result<(AdmissionReview<DynamicObject>, Outcome), Error>>,
+) -> Response {
+    let answered = timeout(PATIENCE, answer).await;
     let failed = |status, error: String| {
         metrics.reviewed("failed");
         tracing::warn!(error, "a review has no answer");
@@ -87,7 +105,7 @@ async fn mutate(reviewer: Arc<Reviewer>, metrics: Metrics, body: Bytes) -> Respo
         Ok(Err(error)) => failed(StatusCode::INTERNAL_SERVER_ERROR, chain(&error)),
         Err(_) => failed(
             StatusCode::GATEWAY_TIMEOUT,
-            "Kubernetes does not say in time what the pod's claims are".to_owned(),
+            "Kubernetes does not say in time what it is asked about the pod".to_owned(),
         ),
     }
 }

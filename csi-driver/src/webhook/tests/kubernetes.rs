@@ -22,7 +22,9 @@ use super::settings;
 use crate::metrics::Metrics;
 use crate::volume::FileCatalog;
 use crate::webhook::inject::is_injected;
-use crate::webhook::{Certificates, Lifetimes, Lookup, Reviewer, Rotation, Trust, Webhook};
+use crate::webhook::{
+    Certificates, Lifetimes, Lookup, Retained, Reviewer, Rotation, Trust, Webhook,
+};
 
 /// A namespace whose pods are admitted by a webhook of this test.
 struct Bench {
@@ -51,6 +53,7 @@ impl Bench {
         let here = here().await;
         let webhook = Webhook {
             listen: SocketAddr::new(here, 0),
+            retained: Retained::new(client.clone(), &namespace),
             reviewer: Reviewer {
                 lookup: Lookup::new(client.clone(), catalog),
                 settings: settings(),

@@ -1,5 +1,6 @@
 //! What is found out about claims.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use super::api::PlayedApi;
 use crate::bytes::Bytes;
 use crate::volume::catalog::conformance;
-use crate::volume::{Catalog, FileCatalog, OnLoss, Phase, catalog};
+use crate::volume::{Catalog, FileCatalog, NodeId, OnLoss, Phase, Usage, catalog};
 use crate::webhook::Lookup;
 use crate::webhook::error::Error;
 use crate::webhook::facts::{Bounds, Claim, Facts};
@@ -180,6 +181,36 @@ async fn a_bound_claim_is_fresh_until_its_volume_has_had_memory() {
     assert_eq!(bench.of("a").await, ours(capacity, false));
     set(lost(), OnLoss::Recreate).await;
     assert_eq!(bench.of("a").await, ours(capacity, true));
+}
+
+#[tokio::test]
+async fn the_home_of_a_bound_claim_is_known_until_its_memory_is_gone() {
+    let bench = Bench::new().await;
+    bench.bound("a").await;
+    let volume = conformance::volume("a");
+    let homes = async || bench.facts(volumes("a")).await.unwrap().homes;
+    let at = |node: &str, bytes| [(node.to_owned(), Bytes(bytes))].into();
+    assert_eq!(homes().await, at(volume.booked.as_str(), 0));
+    let set = async |phase: Phase| {
+        catalog::change::<catalog::Error>(&*bench.catalog, &volume.id, |volume| {
+            volume.home = Some(NodeId::parse("elsewhere").unwrap());
+            volume.phase = phase.clone();
+            volume.usage = Some(Usage {
+                used: Bytes(4096),
+                ..Usage::default()
+            });
+            Ok(())
+        })
+        .await
+        .unwrap();
+    };
+    set(Phase::Resident).await;
+    assert_eq!(homes().await, at("elsewhere", 4096));
+    set(Phase::Unreachable).await;
+    assert_eq!(homes().await, at("elsewhere", 4096));
+    let reason = "rebooted".into();
+    set(Phase::Lost { reason }).await;
+    assert_eq!(homes().await, BTreeMap::new());
 }
 
 #[tokio::test]

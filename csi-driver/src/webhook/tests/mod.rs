@@ -6,6 +6,7 @@ mod https;
 mod kubernetes;
 mod lookup;
 mod pods;
+mod retained;
 mod rotation;
 
 use super::Settings;

@@ -20,6 +20,8 @@ use crate::webhook::quantity;
 struct Known {
     claims: BTreeMap<String, KnownClaim>,
     #[serde(default)]
+    homes: BTreeMap<String, String>,
+    #[serde(default)]
     bounds: KnownBounds,
     #[serde(default)]
     unchanged: bool,
@@ -65,9 +67,12 @@ impl Known {
             };
             (volume.clone(), claim)
         });
+        let homes = self.homes.iter();
+        let homes = homes.map(|(node, held)| (node.clone(), bytes(held)));
         let bounds = &self.bounds;
         Facts {
             claims: claims.collect(),
+            homes: homes.collect(),
             bounds: Bounds {
                 least_memory: bounds.least_memory.as_ref().map(bytes),
                 most_memory: bounds.most_memory.as_ref().map(bytes),

@@ -11,7 +11,9 @@ use super::{https, settings};
 use crate::metrics::Metrics;
 use crate::volume::FileCatalog;
 use crate::webhook::authority::Authority;
-use crate::webhook::{Certificates, Lifetimes, Lookup, Reviewer, Rotation, Trust, Webhook};
+use crate::webhook::{
+    Certificates, Lifetimes, Lookup, Retained, Reviewer, Rotation, Trust, Webhook,
+};
 
 const NAME: &str = "vineyard-webhook.vineyard-system.svc";
 const SECRET: &str = "/api/v1/namespaces/vineyard-system/secrets/vineyard-webhook";
@@ -82,6 +84,7 @@ async fn a_pod_is_reviewed_over_tls_that_the_api_server_believes() {
     api.put("/api/v1/namespaces/team/persistentvolumeclaims/work", claim);
     let webhook = Webhook {
         listen: "127.0.0.1:0".parse().unwrap(),
+        retained: Retained::new(api.client().await, "vineyard-system"),
         reviewer: Reviewer {
             lookup: Lookup::new(api.client().await, catalog),
             settings: settings(),
@@ -143,6 +146,15 @@ async fn a_pod_is_reviewed_over_tls_that_the_api_server_believes() {
     );
     let message = answer["response"]["status"]["message"].as_str().unwrap();
     assert!(message.contains("vineyard.io/writes"), "{message}");
+    // The same pod is no retainer.
+    let other = review(&pod(json!({})), false);
+    let (status, answer) = https::post(&mut stream, "/retainer", &other).await;
+    let answer: Value = serde_json::from_str(&answer).unwrap();
+    assert_eq!(
+        (status, &answer["response"]["allowed"]),
+        (200, &json!(true))
+    );
+    assert_eq!(answer["response"]["patch"], Value::Null);
     // What cannot be answered is an error: the failure policy decides.
     let (status, _) = https::post(&mut stream, "/mutate", "{}").await;
     assert_eq!(status, 400);
