@@ -102,7 +102,7 @@ impl Controller {
                     Err(error) => return Err(error.into()),
                 }
             }
-            match timeout_at(deadline, self.catalog.changed(seen)).await {
+            match timeout_at(deadline, self.catalog.changed(Some(id), seen)).await {
                 Ok(revision) => seen = revision,
                 Err(_) => {
                     return Err(Error::Dropping {

@@ -121,7 +121,7 @@ impl Node {
     pub(crate) async fn sweep(self: Arc<Self>) {
         let mut seen = Revision::default();
         loop {
-            seen = self.catalog.changed(seen).await;
+            seen = self.catalog.changed(None, seen).await;
             if let Err(error) = self.drop_deleted().await {
                 tracing::warn!(%error, "deleted volumes are not dropped yet");
                 tokio::time::sleep(PAUSE).await;
@@ -133,12 +133,8 @@ impl Node {
     /// Drops the memory of every volume that is being deleted.
     pub(super) async fn drop_deleted(&self) -> Result<(), Error> {
         let mut trouble = Ok(());
-        for stored in self.catalog.list().await?.volumes {
-            let volume = stored.volume;
-            if volume.phase != Phase::Deleting || !volume.layers.contains_key(&self.id) {
-                continue;
-            }
-            if let Err(error) = self.drop_layer(&volume.id).await {
+        for id in self.catalog.doomed(&self.id).await? {
+            if let Err(error) = self.drop_layer(&id).await {
                 trouble = Err(error);
             }
         }
@@ -149,6 +145,12 @@ impl Node {
         // Before the lock: a stage that waits for the copy has it.
         self.stop_filling(id).await?;
         let _guard = self.lock(id)?;
+        match self.catalog.get(id).await {
+            Ok(stored) if stored.volume.is_doomed_on(&self.id) => {}
+            // It was dropped, and may be another one by now.
+            Ok(_) | Err(catalog::Error::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
         self.unmount_layer(id).await?;
         fail_point!("drop.unmounted");
         catalog::change::<Error>(&*self.catalog, id, |volume| {

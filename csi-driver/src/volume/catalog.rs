@@ -137,8 +137,19 @@ pub(crate) trait Catalog: Send + Sync + fmt::Debug {
         self.book(None, volume, Bytes(u64::MAX)).await
     }
 
-    /// Returns when something may have changed since `seen`, and at the latest after a few seconds.
-    async fn changed(&self, seen: Revision) -> Revision;
+    /// Returns when something may have changed since `seen`, of `only` if one is named, and at the latest after a few seconds.
+    async fn changed(&self, only: Option<&VolumeId>, seen: Revision) -> Revision;
+
+    /// The volumes that are being deleted and still have memory on `node`, as far as is known without asking: to learn of another one is a
+    /// change. So whoever drops their memory looks at their records first.
+    ///
+    /// # Errors
+    /// What fails below.
+    async fn doomed(&self, node: &NodeId) -> Result<Vec<VolumeId>, Error> {
+        let volumes = self.list().await?.volumes.into_iter();
+        let doomed = volumes.filter(|stored| stored.volume.is_doomed_on(node));
+        Ok(doomed.map(|stored| stored.volume.id).collect())
+    }
 }
 
 /// Tries of a change before the caller is told to come again.

@@ -38,6 +38,7 @@ pub(crate) async fn all<C: Catalog + 'static>(mut fresh: impl FnMut() -> C) {
     a_version_is_never_valid_again_after_delete_and_create(&fresh()).await;
     concurrent_changes_are_all_kept(Arc::new(fresh())).await;
     a_change_wakes_who_waits(Arc::new(fresh())).await;
+    what_is_deleted_is_doomed_where_it_has_memory(&fresh()).await;
     what_is_booked_never_exceeds_the_budget(Arc::new(fresh())).await;
     a_tombstone_stays_booked_until_the_memory_is_dropped_or_gone(&fresh()).await;
 }
@@ -127,13 +128,56 @@ async fn concurrent_changes_are_all_kept(catalog: Arc<dyn Catalog>) {
 }
 
 async fn a_change_wakes_who_waits(catalog: Arc<dyn Catalog>) {
-    let seen = catalog.changed(Revision::default()).await;
-    let waiter = tokio::spawn({
-        let catalog = Arc::clone(&catalog);
-        async move { catalog.changed(seen).await }
-    });
-    catalog.create(volume("a")).await.unwrap();
-    assert_ne!(waiter.await.unwrap(), seen);
+    let a = VolumeId::of_name("a");
+    for only in [None, Some(a)] {
+        let seen = catalog.changed(only.as_ref(), Revision::default()).await;
+        let waiter = tokio::spawn({
+            let (catalog, only) = (Arc::clone(&catalog), only.clone());
+            async move { catalog.changed(only.as_ref(), seen).await }
+        });
+        let stored = catalog.create(volume("a")).await.unwrap();
+        assert_ne!(waiter.await.unwrap(), seen);
+        catalog
+            .delete(&stored.version, &stored.volume.id)
+            .await
+            .unwrap();
+    }
+}
+
+async fn what_is_deleted_is_doomed_where_it_has_memory(catalog: &dyn Catalog) {
+    let (here, there) = (NodeId::parse("a").unwrap(), NodeId::parse("b").unwrap());
+    let layer = Layer {
+        epoch: 1,
+        boot_id: "one".into(),
+        context: None,
+    };
+    let mut seen = Revision::default();
+    for (name, phase, node) in [
+        ("stays", Phase::Resident, Some(&here)),
+        ("elsewhere", Phase::Deleting, Some(&there)),
+        ("dropped", Phase::Deleting, None),
+        ("doomed", Phase::Deleting, Some(&here)),
+    ] {
+        let mut volume = volume(name);
+        volume.phase = phase;
+        volume
+            .layers
+            .extend(node.map(|node| (node.clone(), layer.clone())));
+        catalog.create(volume).await.unwrap();
+    }
+    let doomed = VolumeId::of_name("doomed");
+    while catalog.doomed(&here).await.unwrap() != [doomed.clone()] {
+        seen = catalog.changed(None, seen).await;
+    }
+    change::<Error>(catalog, &doomed, |volume| {
+        volume.layers.clear();
+        Ok(())
+    })
+    .await
+    .unwrap();
+    while !catalog.doomed(&here).await.unwrap().is_empty() {
+        seen = catalog.changed(Some(&doomed), seen).await;
+    }
 }
 
 async fn what_is_booked_never_exceeds_the_budget(catalog: Arc<dyn Catalog>) {

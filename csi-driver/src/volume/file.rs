@@ -179,7 +179,7 @@ impl Catalog for FileCatalog {
             .await
     }
 
-    async fn changed(&self, seen: Revision) -> Revision {
+    async fn changed(&self, _only: Option<&VolumeId>, seen: Revision) -> Revision {
         for _ in 0..LOOKS {
             let written = self.written.notified();
             let now = self.directory.revision();

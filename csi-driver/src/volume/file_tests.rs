@@ -159,9 +159,9 @@ async fn two_processes_may_share_the_directory() {
     let folder = tempfile::tempdir().unwrap();
     let one = FileCatalog::open(folder.path()).unwrap();
     let two = FileCatalog::open(folder.path()).unwrap();
-    let seen = two.changed(Revision::default()).await;
+    let seen = two.changed(None, Revision::default()).await;
     let stored = one.create(conformance::volume("a")).await.unwrap();
-    assert_ne!(two.changed(seen).await, seen);
+    assert_ne!(two.changed(None, seen).await, seen);
     assert_eq!(two.get(&stored.volume.id).await.unwrap(), stored);
     two.update(&stored.version, stored.volume.clone())
         .await

@@ -66,6 +66,11 @@ impl Volume {
         let fitting = self.capacity.0 / PAGE * 2 + SPARE_INODES;
         self.parameters.inodes.unwrap_or(fitting)
     }
+
+    /// Whether it is being deleted, and `node` still has memory of it.
+    pub(crate) fn is_doomed_on(&self, node: &NodeId) -> bool {
+        self.phase == Phase::Deleting && self.layers.contains_key(node)
+    }
 }
 
 /// What a volume is a clone of.

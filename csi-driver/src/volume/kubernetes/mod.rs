@@ -2,24 +2,22 @@
 
 mod access;
 mod ledger;
+mod seen;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
-use std::pin::pin;
 use std::time::Duration;
 
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
-use kube::core::PartialObjectMeta;
-use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, ResourceExt};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_stream::StreamExt;
 use tonic::async_trait;
 
 use self::access::{code, corrupt, part, refused, storage};
 use self::ledger::Ledger;
+use self::seen::Seen;
 use super::catalog::{Catalog, Error, ResourceVersion, Revision, Stored};
 use super::listing::{Corrupt, Listing, Tombstone};
 use super::{NodeId, NodeReport, Volume, VolumeId};
@@ -35,8 +33,7 @@ pub(crate) struct KubernetesCatalog {
     namespace: String,
     api: Api<VineyardVolume>,
     ledger: Ledger,
-    /// Counts the changes that were seen; from 1, so that nobody has seen the first state yet.
-    revision: watch::Receiver<u128>,
+    seen: watch::Receiver<Seen>,
     /// Ends with the catalog.
     _watching: JoinSet<()>,
 }
@@ -52,16 +49,15 @@ impl fmt::Debug for KubernetesCatalog {
 impl KubernetesCatalog {
     /// Keeps records in `namespace`. Must be called within a runtime.
     pub(crate) fn new(client: Client, namespace: &str) -> Self {
-        let names = Api::namespaced(client.clone(), namespace);
-        let (changes, revision) = watch::channel(1);
+        let (learned, seen) = watch::channel(Seen::default());
         let mut watching = JoinSet::new();
-        watching.spawn(follow(names, changes));
+        watching.spawn(seen::follow(client.clone(), namespace.to_owned(), learned));
         Self {
             api: Api::namespaced(client.clone(), namespace),
             ledger: Ledger::new(client.clone(), namespace),
             client,
             namespace: namespace.to_owned(),
-            revision,
+            seen,
             _watching: watching,
         }
     }
@@ -107,17 +103,6 @@ impl KubernetesCatalog {
         deleted
             .map(drop)
             .map_err(|error| refused("delete", id, error))
-    }
-}
-
-async fn follow(api: Api<PartialObjectMeta<VineyardVolume>>, changes: watch::Sender<u128>) {
-    let events = watcher(api, watcher::Config::default()).default_backoff();
-    let mut events = pin!(events);
-    while let Some(event) = events.next().await {
-        if let Err(error) = event {
-            tracing::warn!(%error, "the watch of volumes broke; it is tried again");
-        }
-        changes.send_modify(|revision| *revision += 1);
     }
 }
 
@@ -259,11 +244,23 @@ impl Catalog for KubernetesCatalog {
         self.ledger.dropped(node, tombstone).await
     }
 
-    async fn changed(&self, seen: Revision) -> Revision {
-        let mut revision = self.revision.clone();
-        let other = revision.wait_for(|revision| *revision != seen.0);
+    async fn changed(&self, only: Option<&VolumeId>, seen: Revision) -> Revision {
+        let mut now = self.seen.clone();
+        let other = now.wait_for(|now| now.changed(only) > seen.0);
         let _ = tokio::time::timeout(LONGEST_WAIT, other).await;
-        Revision(*self.revision.borrow())
+        Revision(now.borrow().revision())
+    }
+
+    async fn doomed(&self, node: &NodeId) -> Result<Vec<VolumeId>, Error> {
+        let known = self.seen.borrow().doomed(node);
+        match known {
+            Some(doomed) => Ok(doomed),
+            None => {
+                let volumes = self.list().await?.volumes.into_iter();
+                let doomed = volumes.filter(|stored| stored.volume.is_doomed_on(node));
+                Ok(doomed.map(|stored| stored.volume.id).collect())
+            }
+        }
     }
 }
 
