@@ -40,6 +40,10 @@ use super::{ControllerFlags, NodeFlags, Shared, UNMOUNT, start_log};
 /// How long a stage waits for a clone's content: kubelet gives up after two minutes.
 const CLONE_PATIENCE: Duration = Duration::from_secs(100);
 
+/// How long a webhook that is told to end is served still: until the API server has heard that it is no endpoint any more.
+#[cfg(feature = "kubernetes")]
+const LINGER: Duration = Duration::from_secs(5);
+
 /// Between two looks at what this node can offer.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -250,16 +254,24 @@ pub(super) fn serve(
             tokio::spawn(node.live());
         }
         #[cfg(feature = "kubernetes")]
-        if let Some(webhook) = parts.webhook {
-            let listen = webhook.listen;
-            let started = webhook.start(shown.clone()).await;
-            started.with_context(|| format!("listen on {listen}"))?;
-        }
+        let webhook = match parts.webhook {
+            Some(webhook) => {
+                let listen = webhook.listen;
+                let started = webhook.start(shown.clone()).await;
+                Some(started.with_context(|| format!("listen on {listen}"))?)
+            }
+            None => None,
+        };
         if let Some((address, page)) = parts.page {
             report::serve(address, page).await?;
         }
         ready.send_replace(true);
-        server::run(parts.routes, endpoint, parts.registry).await
+        let served = server::run(parts.routes, endpoint, parts.registry).await;
+        #[cfg(feature = "kubernetes")]
+        if let Some(webhook) = webhook {
+            webhook.end(LINGER).await;
+        }
+        served
     });
     // An unmount that hangs must not hold the process.
     runtime.shutdown_background();

@@ -14,7 +14,9 @@ use axum::routing::{get, post};
 use kube::core::DynamicObject;
 use kube::core::admission::AdmissionReview;
 use tokio::net::TcpListener;
-use tokio::time::timeout;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 
 use super::error::Error;
 use super::replace::Replacement;
@@ -30,6 +32,12 @@ const MOST: usize = 4 << 20;
 /// The API server has given up by then.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the first certificate may take, before the controller counts as ready without.
+const BEGINNING: Duration = Duration::from_secs(20);
+
+/// How long reviews that are under way may take when the process ends.
+const FAREWELL: Duration = Duration::from_secs(4);
+
 /// Everything that the webhook serves.
 #[derive(Debug)]
 pub(crate) struct Webhook {
@@ -43,12 +51,34 @@ pub(crate) struct Webhook {
     pub(crate) rotation: Rotation,
 }
 
+/// A webhook that is served, until this is told to end or the process does.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    /// Where.
+    #[cfg(test)]
+    pub(crate) address: SocketAddr,
+    end: oneshot::Sender<()>,
+    served: JoinHandle<std::io::Result<()>>,
+}
+
+impl Serving {
+    /// Serves for `linger` still, because the API server goes on to call whom it knows until it hears of the end; then ends in order.
+    pub(crate) async fn end(self, linger: Duration) {
+        sleep(linger).await;
+        // Gone already: then it has ended.
+        let _ = self.end.send(());
+        if timeout(FAREWELL, self.served).await.is_err() {
+            tracing::warn!("the webhook ended although reviews were under way");
+        }
+    }
+}
+
 impl Webhook {
-    /// Serves until the process ends. Returns where.
+    /// Serves. Returns when the API server believes the certificate, so that whoever is told to be ready then is; after a while without.
     ///
     /// # Errors
     /// When the address is not to be had.
-    pub(crate) async fn start(self, metrics: Metrics) -> std::io::Result<SocketAddr> {
+    pub(crate) async fn start(self, metrics: Metrics) -> std::io::Result<Serving> {
         let Self {
             listen,
             reviewer,
@@ -75,11 +105,25 @@ impl Webhook {
             .route("/mutate", post(mutate))
             .route("/retainer", post(retainer))
             .layer(DefaultBodyLimit::max(MOST));
-        tokio::spawn(rotation.run());
+        let (end, told) = oneshot::channel();
+        let told = async {
+            // Nobody can tell it any more: it goes on as long as the process.
+            if told.await.is_err() {
+                std::future::pending().await
+            }
+        };
+        let serving = axum::serve(listener, routes).with_graceful_shutdown(told);
+        let served = tokio::spawn(serving.into_future());
         tokio::spawn(replacement.run());
-        tokio::spawn(async move { axum::serve(listener, routes).await });
         tracing::info!(%address, "the webhook listens");
-        Ok(address)
+        let first = rotation.first(BEGINNING).await;
+        tokio::spawn(rotation.run(first));
+        Ok(Serving {
+            #[cfg(test)]
+            address,
+            end,
+            served,
+        })
     }
 }
 

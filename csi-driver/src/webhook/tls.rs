@@ -77,19 +77,41 @@ pub(crate) struct Rotation {
 }
 
 impl Rotation {
-    /// Never ends.
-    pub(super) async fn run(self) {
+    /// The first certificate that is believed; none when it does not come within `patience`.
+    pub(super) async fn first(&self, patience: Duration) -> Option<Current> {
         let mut serving = None;
-        loop {
-            let pause = match self.turn(&mut serving, SystemTime::now()).await {
-                Ok(()) => LOOK,
-                Err(error) => {
-                    tracing::warn!(%error, "the webhook's certificates; it is tried again");
-                    RETRY
+        let begun = timeout(patience, async {
+            loop {
+                let pause = self.look(&mut serving).await;
+                if serving.is_some() {
+                    return;
                 }
-            };
+                tokio::time::sleep(pause).await;
+            }
+        });
+        if begun.await.is_err() {
+            tracing::warn!("the API server does not believe the webhook yet");
+        }
+        serving
+    }
+
+    /// Goes on with what is served. Never ends.
+    pub(super) async fn run(self, mut serving: Option<Current>) {
+        loop {
+            let pause = self.look(&mut serving).await;
             // Short lifetimes are looked at more often.
             tokio::time::sleep(pause.min(self.lifetimes.serving_margin / 2)).await;
+        }
+    }
+
+    /// Looks once. Returns when to look again.
+    async fn look(&self, serving: &mut Option<Current>) -> Duration {
+        match self.turn(serving, SystemTime::now()).await {
+            Ok(()) => LOOK,
+            Err(error) => {
+                tracing::warn!(%error, "the webhook's certificates; it is tried again");
+                RETRY
+            }
         }
     }
 

@@ -66,7 +66,7 @@ impl Bench {
             },
         };
         let certificates = Arc::clone(&webhook.rotation.certificates);
-        let address = webhook.start(Metrics::new()).await.unwrap();
+        let address = webhook.start(Metrics::new()).await.unwrap().address;
         let mut bench = Self {
             configuration: namespace.clone(),
             class: namespace.clone(),

@@ -91,11 +91,9 @@ async fn a_pod_is_reviewed_over_tls_that_the_api_server_believes() {
         },
         rotation: rotation(&api).await,
     };
-    let certificates = Arc::clone(&webhook.rotation.certificates);
-    let address = webhook.start(Metrics::new()).await.unwrap();
-    while certificates.bundle().is_none() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    // Whoever hears that it has started may call it at once.
+    let serving = webhook.start(Metrics::new()).await.unwrap();
+    let address = serving.address;
     let mut stream = https::connect(address, NAME, &believed(&api))
         .await
         .unwrap();
@@ -161,6 +159,37 @@ async fn a_pod_is_reviewed_over_tls_that_the_api_server_believes() {
     api.forbid("/api/v1/namespaces/team");
     let (status, _) = https::post(&mut stream, "/mutate", &review(&pod(json!({})), false)).await;
     assert_eq!(status, 500);
+}
+
+#[tokio::test]
+async fn a_webhook_that_ends_answers_whoever_has_not_heard_of_it_and_then_hangs_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = Arc::new(FileCatalog::open(&folder.path().join("catalog")).unwrap());
+    let api = PlayedApi::default();
+    configure(&api);
+    let webhook = Webhook {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        reviewer: Reviewer {
+            lookup: Lookup::new(api.client().await, catalog),
+            settings: settings(),
+        },
+        rotation: rotation(&api).await,
+    };
+    let serving = webhook.start(Metrics::new()).await.unwrap();
+    let (address, bundle) = (serving.address, believed(&api));
+    let mut before = https::connect(address, NAME, &bundle).await.unwrap();
+    assert_eq!(https::post(&mut before, "/mutate", "{}").await.0, 400);
+    let end = tokio::spawn(serving.end(Duration::from_millis(500)));
+    let mut late = https::connect(address, NAME, &bundle).await.unwrap();
+    for stream in [&mut before, &mut late] {
+        assert_eq!(https::post(stream, "/mutate", "{}").await.0, 400);
+    }
+    end.await.unwrap();
+    // An idle connection is closed, so that its owner calls somebody else instead of an end in the middle.
+    for stream in [&mut before, &mut late] {
+        let read = tokio::io::AsyncReadExt::read(stream, &mut [0; 16]).await;
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+    }
 }
 
 #[tokio::test]
