@@ -39,7 +39,7 @@ pub use recorded::Recorded;
 /// Most nodes of a cluster.
 pub const MOST_NODES: u8 = 9;
 
-/// The records of the first process of a cluster, and of whoever starts one.
+/// The records of the first process of a cluster, and of whoever starts one. The first is also the name of the program that holds namespaces.
 const HOLDER: &str = "holder";
 const STARTER: &str = "starter";
 
@@ -97,7 +97,10 @@ impl Cluster {
 
     fn start_all(place: Place, wanted: &Wanted, programs: &Programs) -> Result<Self> {
         fs::create_dir(place.root().join("log"))?;
-        programs.name_in(&place.root().join("bin"))?;
+        let bin = place.root().join("bin");
+        programs.name_in(&bin)?;
+        // Tests start nodes again, and are other programs.
+        std::os::unix::fs::symlink(std::env::current_exe()?, bin.join(HOLDER))?;
         credentials::make(&place, wanted.nodes)?;
         let (read, stay) = std::io::pipe()?;
         let cluster = Self::hold(place, Stdio::from(read))?;

@@ -55,6 +55,8 @@ pub(super) fn make_bridge(cluster: Namespaces) -> Result<()> {
 /// What the kernel says.
 pub(super) fn connect(cluster: Namespaces, node: Namespaces, n: u8, node_pid: &str) -> Result<()> {
     let outside = format!("n{n}");
+    // The kernel takes its time with the network of a node that has ended.
+    let _ = cluster.run("ip", &["link", "del", &outside]);
     cluster.run(
         "ip",
         &[
@@ -66,7 +68,8 @@ pub(super) fn connect(cluster: Namespaces, node: Namespaces, n: u8, node_pid: &s
         "ip",
         &[
             "route",
-            "add",
+            // A node that is switched on again has its route already.
+            "replace",
             &pod_subnet(n),
             "via",
             &node_address(n),

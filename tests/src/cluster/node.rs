@@ -13,7 +13,7 @@ use vineyard_charge::cgroup::Hierarchy;
 use super::namespaces::{self, Namespaces, child_of};
 use super::network;
 use super::recorded::Recorded;
-use super::{Cluster, node_cgroups, node_settings};
+use super::{Cluster, HOLDER, node_cgroups, node_settings};
 use crate::process::poll;
 
 /// What of the machine's directories a node has of its own, beside `/run`.
@@ -126,7 +126,7 @@ impl Node<'_> {
                 "--propagation=unchanged",
                 "--",
             ])
-            .arg(std::env::current_exe()?)
+            .arg(self.cluster.program(HOLDER))
             .args(["hold", "--stay"]);
         let log = place.log(&format!("{}.init", self.name()));
         let outer = namespaces::start(&mut command, Some(cluster), Stdio::null(), &log)?;
@@ -220,12 +220,13 @@ impl Node<'_> {
         Ok(())
     }
 
-    /// Pulls its plug: processes, mounts and memory are gone at once, directories stay.
+    /// Pulls its plug: processes, mounts, cgroups and memory are gone at once, directories stay.
     ///
     /// # Errors
-    /// When it does not end.
+    /// When something of it does not end.
     pub fn power_off(&self) -> Result<()> {
-        self.process("init")?.end(Signal::SIGKILL, PATIENCE)
+        self.process("init")?.end(Signal::SIGKILL, PATIENCE)?;
+        node_cgroups::empty(&self.cluster.place.cgroup(&self.name()))
     }
 }
 

@@ -46,7 +46,29 @@ pub(super) fn remove(name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Removes everything below the cgroup `name`. Nothing runs there any more.
+///
+/// # Errors
+/// When something does.
+pub(super) fn empty(name: &str) -> Result<()> {
+    for hierarchy in hierarchies(&["cgroup", "cgroup2"])? {
+        let cgroup = hierarchy.join(name);
+        if !poll(REMOVAL, || remove_below(&cgroup).is_ok()) {
+            bail!("cgroups in {} are left", cgroup.display());
+        }
+    }
+    Ok(())
+}
+
 fn remove_tree(cgroup: &Path) -> std::io::Result<()> {
+    remove_below(cgroup)?;
+    match fs::remove_dir(cgroup) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+fn remove_below(cgroup: &Path) -> std::io::Result<()> {
     let entries = match fs::read_dir(cgroup) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other?,
@@ -56,7 +78,7 @@ fn remove_tree(cgroup: &Path) -> std::io::Result<()> {
             remove_tree(&entry.path())?;
         }
     }
-    fs::remove_dir(cgroup)
+    Ok(())
 }
 
 fn hierarchies(versions: &[&str]) -> Result<Vec<PathBuf>> {

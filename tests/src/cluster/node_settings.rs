@@ -90,6 +90,8 @@ registerWithTaints: []
 nodeStatusUpdateFrequency: 2s
 nodeStatusReportFrequency: 10s
 syncFrequency: 10s
+# They end containers more often than others crash.
+crashLoopBackOff: {{maxContainerRestartPeriod: 2s}}
 volumeStatsAggPeriod: 10s
 "#,
         cgroup = cluster.place.cgroup(name),
