@@ -215,7 +215,7 @@ impl Filling {
         })
         .await?;
         tracing::error!(volume.id = %self.id, reason, "a clone has no content");
-        self.node.say_lost(&self.id, &reason);
+        self.node.say_lost(&self.id, Vec::new(), &reason);
         Ok(None)
     }
 

@@ -7,7 +7,7 @@ use super::{Error, Node, mount_of};
 use crate::failpoint::fail_point;
 use crate::mount::{self, Tmpfs};
 use crate::report::{Reason, Subject};
-use crate::volume::{Layer, OnLoss, Phase, Presence, Volume, VolumeId, catalog};
+use crate::volume::{Layer, OnLoss, Phase, PodReference, Presence, Volume, VolumeId, catalog};
 
 /// Looks at a volume that others change meanwhile, before kubelet is told to come again.
 const LOOKS: usize = 8;
@@ -165,18 +165,21 @@ impl Node {
 
     /// Records that the volume's memory here is gone.
     pub(super) async fn lose(&self, id: &VolumeId, reason: &str) -> Result<(), Error> {
+        let mut pods = Vec::new();
         catalog::change::<Error>(&*self.catalog, id, |latest| {
             let resident =
                 latest.phase == Phase::Resident && latest.home.as_ref() == Some(&self.id);
             if resident {
                 latest.lose(reason);
             }
+            let here = latest.publications.iter().filter(|it| it.node == self.id);
+            pods = here.filter_map(|it| it.pod.clone()).collect();
             Ok(())
         })
         .await?;
         self.bills.dropped(id).await;
         tracing::error!(volume.id = %id, reason, "the content of a volume is lost");
-        self.say_lost(id, reason);
+        self.say_lost(id, pods, reason);
         fail_point!("layer.lost");
         // The directory that it was mounted on. What is left of it now is removed at the next start.
         if let Err(error) = self.unmount_layer(id).await {
@@ -185,11 +188,15 @@ impl Node {
         Ok(())
     }
 
-    /// Tells its owner that its content is gone.
-    pub(super) fn say_lost(&self, id: &VolumeId, reason: &str) {
+    /// Tells its owner, and those of the pods that had it, that its content is gone: kubelet names no pod when it stages it again.
+    pub(super) fn say_lost(&self, id: &VolumeId, pods: Vec<PodReference>, reason: &str) {
         let note = format!("the content is lost: {reason}");
-        self.events
-            .publish(Reason::VolumeLost, &[Subject::Volume(id.clone())], note);
+        let pods = pods.into_iter().map(Subject::Pod);
+        let about: Vec<_> = [Subject::Volume(id.clone())]
+            .into_iter()
+            .chain(pods)
+            .collect();
+        self.events.publish(Reason::VolumeLost, &about, note);
     }
 
     /// Takes the memory away. Everything in it is gone then.

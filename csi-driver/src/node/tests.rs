@@ -15,6 +15,7 @@ mod sidecars;
 use super::*;
 use crate::mount::Tmpfs;
 use crate::mount::fake::FakeMounter;
+use crate::report::Reason;
 use crate::volume::catalog::{change, conformance};
 use crate::volume::{FileCatalog, OnLoss, Phase, Volume};
 
@@ -241,6 +242,28 @@ async fn a_reboot_loses_the_content_and_says_so() {
     bench.unpublish("v", "pods/p").await.unwrap();
     bench.unstage("v").await.unwrap();
     assert!(bench.node.mounter.mounts().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_pod_that_had_a_volume_when_it_was_lost_is_told_so() {
+    let mut bench = Bench::new();
+    bench.volume("v").await;
+    bench.stage("v").await.unwrap();
+    let mut request = bench.publish_request("v", "pods/p");
+    let said = [("namespace", "team"), ("name", "reader"), ("uid", "u")];
+    let said = said.map(|(key, value)| (format!("csi.storage.k8s.io/pod.{key}"), value.into()));
+    request.volume_context = said.into();
+    bench.node.publish(request).await.unwrap();
+    bench.reboot("boot-2");
+    bench.node.reconcile().await.unwrap();
+    let seen = bench.node.events.seen();
+    let about: Vec<_> = seen
+        .iter()
+        .map(|it| (it.reason, it.about.as_str()))
+        .collect();
+    let volume = VolumeId::of_name("v");
+    let expected = format!("volume {volume}, pod team/reader");
+    assert_eq!(about, [(Reason::VolumeLost, expected.as_str())]);
 }
 
 #[tokio::test]
