@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vineyard_charge::CgroupId;
 
@@ -15,11 +15,19 @@ const SPARING: u32 = 20;
 /// How long the request stays ahead of need when nobody needs more.
 const AHEAD: Duration = Duration::from_secs(60);
 
+/// Between two looks at who the retainer is: when its pod is gone, nobody is billed for what it held until the next one is noticed.
+const GLANCE: Duration = Duration::from_secs(1);
+
 impl Bills {
-    /// Looks again and again. Never ends.
+    /// Looks again and again, and at once when another pod is the retainer. Never ends.
     pub(crate) async fn watch(self) {
+        let mut known = None;
         loop {
-            tokio::time::sleep(self.inner.settings.look).await;
+            let next = Instant::now() + self.inner.settings.look;
+            while Instant::now() < next && !self.inner.is_of_another(&mut known).await {
+                let left = next.saturating_duration_since(Instant::now());
+                tokio::time::sleep(left.min(GLANCE)).await;
+            }
             self.inner.look().await;
         }
     }
@@ -62,6 +70,15 @@ impl Inner {
         if let Err(error) = self.settle_request(&[]).await {
             tracing::warn!(%error, "the retainer's request is not what it should be");
         }
+    }
+
+    /// Whether the retainer is another pod than the one that was known.
+    async fn is_of_another(&self, known: &mut Option<Vec<CgroupId>>) -> bool {
+        let Some(now) = self.retainer().await else {
+            return false;
+        };
+        let before = known.replace(now.clone());
+        before.is_some_and(|before| !before.iter().any(|owner| now.contains(owner)))
     }
 
     /// The cgroups of the retainer; `None` while it is away.

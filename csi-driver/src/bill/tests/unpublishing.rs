@@ -201,6 +201,26 @@ async fn another_pod_that_is_the_retainer_takes_over_from_the_first() {
 }
 
 #[tokio::test]
+async fn another_pod_that_is_the_retainer_is_noticed_long_before_the_next_look() {
+    let mut stage = Stage::new(1 << 40);
+    wait_long(&mut stage);
+    let inner = Arc::get_mut(&mut stage.bills.inner).unwrap();
+    inner.settings.look = LONG * 60;
+    let (id, pod, _) = stage.filled(5 * MIB).await;
+    stage.unpublish(&pod, &id).await;
+    stage.settled(&id).await;
+    let watching = tokio::spawn(stage.bills.clone().watch());
+    // The first one has to be known.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let other = CgroupId(8);
+    *stage.engine.other.lock().unwrap() = Some(other);
+    stage
+        .eventually("handed over", |stage| stage.billed(&id, other) == 5 * MIB)
+        .await;
+    watching.abort();
+}
+
+#[tokio::test]
 async fn a_run_that_counts_on_nobody_writing_ends_before_somebody_may() {
     let stage = Stage::new(1 << 40);
     let id = stage.volume("a").await;
