@@ -309,12 +309,17 @@ cluster-test: cluster-up ## Installs the driver on the cluster ID and tests it t
 	$(TEST_CLUSTER) exec --id $(ID) -- helm upgrade --install vineyard manifests/vineyard --namespace vineyard-system \
 		--create-namespace --values tests/cluster/values.yaml --wait=legacy --timeout 3m
 	VINEYARD_TEST_CLUSTER=$(ID) VINEYARD_CLUSTER_PAGES=$(abspath $(PAGES)) \
-		cargo test --locked $(RUST_TESTED) --test cluster -- --ignored --test-threads=1 --skip latency:: --skip uninstall:: $(TESTS)
+		cargo test --locked $(RUST_TESTED) --test cluster -- --ignored --test-threads=1 --skip latency:: --skip soak_ --skip uninstall:: $(TESTS)
 	VINEYARD_TEST_CLUSTER=$(ID) $(BIN)/pytest -p no:cacheprovider -q manifests/tests/test_on_a_cluster.py
 
 .PHONY: cluster-uninstall
 cluster-uninstall: cluster-tool ## Uninstalls the driver from the cluster ID, and looks for what it left
 	VINEYARD_TEST_CLUSTER=$(ID) cargo test --locked $(RUST_TESTED) --test cluster -- --ignored uninstall::
+
+.PHONY: cluster-soak
+cluster-soak: cluster-tool ## Runs what takes longer on the cluster ID, where `make cluster-test` was before
+	VINEYARD_TEST_CLUSTER=$(ID) VINEYARD_CLUSTER_PAGES=$(abspath $(PAGES)) \
+		cargo test --locked $(RUST_TESTED) --test cluster -- --ignored --test-threads=1 soak_
 
 .PHONY: cluster-bench
 cluster-bench: ## Measures how long pods take to start on the cluster ID, where `make cluster-test` was before

@@ -3,21 +3,31 @@
 mod again;
 mod bills;
 mod client;
+mod controller;
 mod cover;
 mod fan_out;
 mod first;
 mod journey;
 mod latency;
 mod left;
+mod lines;
 mod many;
 mod namespace;
+mod parts;
 mod pods;
+mod reboot;
 mod refused;
+mod retainer;
 mod room;
+mod sidecar_oom;
+mod soak_steps;
 mod table;
 mod trouble;
 mod uninstall;
+mod upgrade;
 mod watch;
+mod webhook_down;
+mod workloads;
 
 use std::fs;
 use std::thread;
@@ -59,20 +69,19 @@ fn cluster() -> Result<Cluster> {
 
 /// Kubernetes admits pods as they are while it does not reach the webhook; and it learns of it a moment after the controller is ready.
 fn wait_for_the_webhook(cluster: &Cluster) -> Result<()> {
+    let mut last = None;
+    reached(|| last.insert(injects(cluster)).is_ok());
+    last.context("nobody asked")?
+}
+
+/// Requires that a pod which is made now would get the sidecar.
+fn injects(cluster: &Cluster) -> Result<()> {
     let mut pod = Pod::waiting("probe", "claim").object();
     pod["metadata"]["annotations"]["vineyard.io/inject"] = json!("enabled");
     let names = "jsonpath={.spec.initContainers[*].name}";
-    let mut said = String::new();
-    let injects = reached(|| {
-        let dry = ["create", "--dry-run=server", "-o", names, "-f", "-"];
-        said = match cluster.feed(&dry, &pod.to_string()) {
-            Ok(names) if names == "vineyard-sidecar" => return true,
-            Ok(names) => names,
-            Err(error) => format!("{error:#}"),
-        };
-        false
-    });
-    ensure!(injects, "the webhook adds no sidecar: {said:?}");
+    let dry = ["create", "--dry-run=server", "-o", names, "-f", "-"];
+    let added = cluster.feed(&dry, &pod.to_string())?;
+    ensure!(added == "vineyard-sidecar", "the webhook added {added:?}");
     Ok(())
 }
 

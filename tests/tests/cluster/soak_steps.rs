@@ -1,0 +1,192 @@
+//! Driver and kubelet are killed in the middle of every step of a volume's life on a node.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use vineyard_tests::cluster::Cluster;
+use vineyard_tests::commands::Content;
+use vineyard_tests::process::poll;
+
+use crate::bills::{Bills, pod_processes};
+use crate::client::Client;
+use crate::lines::Lines;
+use crate::namespace::Namespace;
+use crate::parts::Part;
+use crate::pods::Pod;
+use crate::table::Table;
+use crate::{MIB, PATIENCE, SYSTEM, cluster, left, reached};
+
+const NODE: u8 = 1;
+const CONTENT: Content = Content {
+    seed: 91,
+    len: 8 * MIB,
+};
+
+#[test]
+#[ignore = "needs a cluster: make cluster-test"]
+fn whoever_is_killed_in_the_middle_of_a_step_it_is_done_once_and_its_bytes_are_billed_once()
+-> Result<()> {
+    let cluster = cluster()?;
+    let mut table = Table::new("steps");
+    for victim in [Victim::Driver, Victim::Kubelet] {
+        life(&cluster, victim, &mut table)?;
+    }
+    table.write()
+}
+
+/// Who is killed.
+#[derive(Clone, Copy, Debug)]
+enum Victim {
+    Driver,
+    Kubelet,
+}
+
+impl Victim {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Driver => "the driver",
+            Self::Kubelet => "kubelet",
+        }
+    }
+
+    /// Its process, when it works.
+    fn find(self, cluster: &Cluster) -> Result<Pid> {
+        match self {
+            Self::Driver => {
+                let part = Part::wait(cluster, "node", NODE, |_| true)?;
+                let processes = pod_processes(cluster, NODE, &part.uid, "vineyard-csi")?;
+                processes.into_iter().min().context("no driver runs")
+            }
+            Self::Kubelet => Ok(cluster.node(NODE).process("kubelet")?.pid()),
+        }
+    }
+
+    /// Kills it as soon as `now` returns, and sees to it that it is started again.
+    fn kill_when(self, cluster: &Cluster, now: impl FnOnce() -> Result<()>) -> Result<()> {
+        let process = self.find(cluster)?;
+        now()?;
+        match self {
+            // Kubelet starts it.
+            Self::Driver => Ok(kill(process, Signal::SIGKILL)?),
+            Self::Kubelet => {
+                let node = cluster.node(NODE);
+                node.process("kubelet")?.end(Signal::SIGKILL, PATIENCE)?;
+                node.start_kubelet()
+            }
+        }
+    }
+}
+
+fn life(cluster: &Cluster, victim: Victim, table: &mut Table) -> Result<()> {
+    let namespace = Namespace::new(cluster, "steps")?;
+    let mut row = |step: &str, bill, seen: &str| {
+        table.row(&format!("{} is killed {step}", victim.name()), bill, seen);
+    };
+    namespace.claim("data", 64 * MIB)?;
+    // Volumes are named after the claim's uid.
+    let volume = format!("pvc-{}", namespace.field("pvc/data", "{.metadata.uid}")?);
+    let layer = format!("/layers/{volume} ");
+    let pod = |name: &'static str| Pod {
+        writes: Some(16 * MIB),
+        node: Some(NODE),
+        ..Pod::waiting(name, "data")
+    };
+
+    victim.kill_when(cluster, || {
+        namespace.apply(pod("first").object())?;
+        wait_for_mount(cluster, &layer, true)
+    })?;
+    namespace.wait_for("pod/first", "{.status.phase}", "Running")?;
+    put(&namespace, "first")?;
+    let bills = Bills::new(&namespace, "data", NODE)?;
+    let bill = bills.expect(&[("first", CONTENT.len)])?;
+    row(
+        "while it stages",
+        Some(&bill),
+        "the pod runs, and puts 8 MiB",
+    );
+
+    victim.kill_when(cluster, || {
+        namespace.apply(pod("second").object())?;
+        wait_for_mount(cluster, &target(&namespace, "second", &volume)?, true)
+    })?;
+    namespace.wait_for("pod/second", "{.status.phase}", "Running")?;
+    client(&namespace, "second")?.get("first", CONTENT, 1)?;
+    put(&namespace, "second")?;
+    let both = [("first", CONTENT.len), ("second", CONTENT.len)];
+    let bill = bills.expect(&both)?;
+    let mounts = left::mounts(cluster, &volume)?;
+    ensure!(mounts == 3, "{mounts} mounts: memory and two targets");
+    row(
+        "while it publishes",
+        Some(&bill),
+        "a second pod runs, reads, and puts 8 MiB; nothing is mounted twice",
+    );
+
+    let second = target(&namespace, "second", &volume)?;
+    victim.kill_when(cluster, || {
+        namespace.kubectl(&["delete", "pod", "second", "--wait=false"])?;
+        wait_for_mount(cluster, &second, false)
+    })?;
+    cluster.wait_until_gone(&namespace.name, "pod/second")?;
+    let bill = bills.expect(&[("first", CONTENT.len), ("retainer", CONTENT.len)])?;
+    row("while it unpublishes", Some(&bill), "");
+
+    let record = format!("vineyardvolume/{volume}");
+    victim.kill_when(cluster, || {
+        let path = "{.status.publications}";
+        let published = Lines::of(cluster, &["-n", SYSTEM, &record], path)?;
+        namespace.kubectl(&["delete", "pod", "first", "--wait=false"])?;
+        // What comes next, if it has not begun yet.
+        published.wait(|line| line == "[]" || line.is_empty())
+    })?;
+    cluster.wait_until_gone(&namespace.name, "pod/first")?;
+    let bill = bills.expect(&[("retainer", 2 * CONTENT.len)])?;
+    let mut staged = String::new();
+    let is_unstaged = reached(|| {
+        staged = cluster
+            .field(SYSTEM, &record, "{.status.stagings}")
+            .unwrap_or_default();
+        staged == "[]"
+    });
+    ensure!(is_unstaged, "{staged}");
+    row("while it unstages", Some(&bill), "nothing stays staged");
+
+    victim.kill_when(cluster, || {
+        namespace.kubectl(&["delete", "pvc", "data", "--wait=false"])?;
+        wait_for_mount(cluster, &layer, false)
+    })?;
+    left::nothing(cluster, &volume)?;
+    row("while the memory is dropped", None, "nothing is left");
+    Ok(())
+}
+
+/// Waits until something is mounted on the node, or not any more.
+fn wait_for_mount(cluster: &Cluster, what: &str, is_there: bool) -> Result<()> {
+    let table = cluster.node(NODE).proc()?.join("mountinfo");
+    let is_so = poll(PATIENCE, || {
+        let mounts = fs::read_to_string(&table).unwrap_or_default();
+        mounts.contains(what) == is_there
+    });
+    ensure!(is_so, "{what} is not as it should be");
+    Ok(())
+}
+
+/// Where a pod has the volume, as mounts show it.
+fn target(namespace: &Namespace<'_>, pod: &str, volume: &str) -> Result<String> {
+    let uid = namespace.field(&format!("pod/{pod}"), "{.metadata.uid}")?;
+    Ok(format!("/pods/{uid}/volumes/kubernetes.io~csi/{volume}/"))
+}
+
+/// A client in a pod, as soon as kubelet lets anybody in.
+fn client(namespace: &Namespace<'_>, pod: &str) -> Result<Client> {
+    let mut last = None;
+    reached(|| last.insert(Client::start(namespace, pod)).is_ok());
+    last.context("nobody tried")?
+}
+
+fn put(namespace: &Namespace<'_>, pod: &str) -> Result<()> {
+    client(namespace, pod)?.put(pod, CONTENT)
+}
