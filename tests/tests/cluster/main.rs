@@ -14,6 +14,7 @@ mod lines;
 mod many;
 mod namespace;
 mod parts;
+mod plugin;
 mod pods;
 mod reboot;
 mod refused;
