@@ -13,10 +13,13 @@ use vineyard_charge::survey::Ledger;
 use vineyard_tests::cluster::Cluster;
 
 use crate::namespace::Namespace;
-use crate::{MIB, PATIENCE, SYSTEM, reached};
+use crate::{MIB, PATIENCE, SYSTEM, compact, reached};
 
 /// What a bill may differ by: a region that is filled in part, and what the store keeps for itself.
 const SLACK: u64 = 2 * MIB;
+
+/// After how many looks at a bill that is not what it should be memory is compacted.
+const COMPACTED: u32 = 30;
 
 /// Memory of containers that is not the volume's.
 const OWN: u64 = 24 * MIB;
@@ -102,7 +105,12 @@ impl<'a> Bills<'a> {
 
     fn expect_of(&self, look: impl Fn() -> Result<Bill>, expected: &[(&str, u64)]) -> Result<Bill> {
         let mut found = look();
+        let mut looks = 0;
         let is_so = reached(|| {
+            looks += 1;
+            if looks % COMPACTED == 0 {
+                compact();
+            }
             found = look();
             found.as_ref().is_ok_and(|bill| is_as(bill, expected))
         });

@@ -139,7 +139,13 @@ fn every_byte_is_on_the_bill_of_whoever_put_it_then_of_the_retainer_and_never_of
     drop((reading, client));
     namespace.delete(&["pod", "again", "writer"])?;
     let bill = bills.expect(&[("retainer", written + SECOND.len)])?;
-    table.row("both are gone", Some(&bill), "");
+    let (told, after) = bills.summary("retainer", bill["retainer"])?;
+    let seen = format!(
+        "kubelet tells {} of the retainer after {} s",
+        mib(told),
+        after.as_secs()
+    );
+    table.row("both are gone", Some(&bill), seen);
     let volume = namespace.volume("data")?;
     namespace.delete(&["pvc", "data"])?;
     cluster.wait_until_gone("", &format!("pv/{volume}"))?;

@@ -62,10 +62,14 @@ fn open() -> Result<Cluster> {
 /// The same, when its webhook answers.
 fn cluster() -> Result<Cluster> {
     let cluster = open()?;
-    // Large objects change their bill in pieces of 2 MiB, which a machine that has just compiled for an hour has few of.
-    let _ = fs::write("/proc/sys/vm/compact_memory", "1");
+    compact();
     wait_for_the_webhook(&cluster)?;
     Ok(cluster)
+}
+
+/// Large objects change their bill in pieces of 2 MiB, which a machine that has just compiled for an hour has few of.
+fn compact() {
+    let _ = fs::write("/proc/sys/vm/compact_memory", "1");
 }
 
 /// Kubernetes admits pods as they are while it does not reach the webhook; and it learns of it a moment after the controller is ready.
