@@ -30,6 +30,18 @@ async fn rotation(api: &PlayedApi) -> Rotation {
     }
 }
 
+async fn webhook(api: &PlayedApi, catalog: Arc<FileCatalog>) -> Webhook {
+    Webhook {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        retained: Retained::new(api.client().await, "vineyard-system"),
+        reviewer: Reviewer {
+            lookup: Lookup::new(api.client().await, catalog),
+            settings: settings(),
+        },
+        rotation: rotation(api).await,
+    }
+}
+
 fn configure(api: &PlayedApi) {
     let webhook = |name: &str| {
         let service = json!({"name": "vineyard-webhook", "namespace": "vineyard-system"});
@@ -82,15 +94,7 @@ async fn a_pod_is_reviewed_over_tls_that_the_api_server_believes() {
         json!({"storageClassName": "vineyard", "resources": {"requests": {"storage": "1Gi"}}});
     let claim = json!({"metadata": {"name": "work"}, "spec": spec});
     api.put("/api/v1/namespaces/team/persistentvolumeclaims/work", claim);
-    let webhook = Webhook {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        retained: Retained::new(api.client().await, "vineyard-system"),
-        reviewer: Reviewer {
-            lookup: Lookup::new(api.client().await, catalog),
-            settings: settings(),
-        },
-        rotation: rotation(&api).await,
-    };
+    let webhook = webhook(&api, catalog).await;
     // Whoever hears that it has started may call it at once.
     let serving = webhook.start(Metrics::new()).await.unwrap();
     let address = serving.address;
@@ -167,14 +171,7 @@ async fn a_webhook_that_ends_answers_whoever_has_not_heard_of_it_and_then_hangs_
     let catalog = Arc::new(FileCatalog::open(&folder.path().join("catalog")).unwrap());
     let api = PlayedApi::default();
     configure(&api);
-    let webhook = Webhook {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        reviewer: Reviewer {
-            lookup: Lookup::new(api.client().await, catalog),
-            settings: settings(),
-        },
-        rotation: rotation(&api).await,
-    };
+    let webhook = webhook(&api, catalog).await;
     let serving = webhook.start(Metrics::new()).await.unwrap();
     let (address, bundle) = (serving.address, believed(&api));
     let mut before = https::connect(address, NAME, &bundle).await.unwrap();
