@@ -10,7 +10,7 @@ from typing import Any
 import machine
 from bill import Bills
 from cgroups import Cgroup, NoCgroupError
-from kubectl import SYSTEM, Cluster, ClusterError, up, wait
+from kubectl import SYSTEM, Cluster, ClusterError, plugin, up, wait
 from objects import CLAIM, NAMESPACE, RUN, claim, namespace, pod
 from programs import REPOSITORY
 from records import Record
@@ -28,6 +28,8 @@ _CLUSTER = Variant(
 )
 # MiB for each year of flights: the most that the pipeline holds at a time, and some room.
 _CAPACITY = 640
+# Bytes of a value that is mapped for certain; small ones are read, which is sooner done.
+_MAPPED = 128 << 10
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ def _on(cluster: Cluster, scale: int, *, keep: bool) -> int:
     print(_indented(cluster.kubectl("vineyard", "top", "--once")))
     if keep:
         print(f"  The cluster stays, until make cluster-down ID={cluster.name}. In it:")
+        print(f"  export PATH={plugin().parent}:$PATH")
         print(f"  target/debug/vineyard-test-cluster exec --id {cluster.name} -- kubectl vineyard charges\n")
     else:
         _say("the claim is deleted, and helm uninstall")
@@ -159,7 +162,7 @@ def _pods(ran: list[Ran]) -> str:
 
 def _conclude(record: Record, report: dict[str, Any], bills: Bills) -> int:
     wrong = [f"{name} was not mapped by {get.node}" for name, each in record.handovers.items()
-             for get in each.gets if get.buffers and not get.shared]  # fmt: skip
+             for get in each.gets if get.buffers > _MAPPED and not get.shared]  # fmt: skip
     wrong += [] if report else ["no report came out of the pipeline"]
     for problem in wrong:
         print(f"  WRONG: {problem}")

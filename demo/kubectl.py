@@ -17,7 +17,7 @@ _NODES = 2
 # MiB that a node offers to pods, for each year of flights.
 _NODE_MEMORY = 3072
 _PATIENCE = 300.0
-# `make PROFILE=dev` is sooner done, and as good here.
+# `make PROFILE=test` is sooner done, and as good here.
 _PROFILES = ("release", "debug")
 
 

@@ -80,6 +80,7 @@ def pod(task: Task, arguments: list[str], consumed: list[str], node: str) -> dic
         },
         "spec": {
             "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 5,
             "nodeSelector": {"kubernetes.io/hostname": node} if node else {},
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
             "containers": [container],
