@@ -26,6 +26,9 @@ CHART := manifests/vineyard
 # How the binaries of images are built; PROFILE=dev is sooner done.
 PROFILE := release
 STATIC_FLAGS := CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_RUSTFLAGS="-C target-feature=+crt-static"
+# All of it in one selection, so that what they share is built once.
+FOR_KUBERNETES = $(STATIC_FLAGS) cargo build --locked --profile $(PROFILE) --target $(STATIC) \
+	-p vineyard -p vineyard-csi -p vineyard-sidecar --features vineyard/kubernetes,vineyard-csi/kubernetes
 KUBERNETES_TESTED = $(STATIC_FLAGS) cargo test --locked -p vineyard-csi --features kubernetes --bins --target $(STATIC)
 STATIC_OUT = target/$(STATIC)/$(if $(filter release,$(PROFILE)),release,debug)
 IMAGE = $(BIN)/python -B manifests/images/build.py
@@ -72,13 +75,13 @@ build: ## Builds the command line, the driver and the static sidecar, optimised
 
 .PHONY: binaries
 binaries: ## Builds the static driver and sidecar that the images have
-	$(STATIC_FLAGS) cargo build --locked --profile $(PROFILE) -p vineyard-csi -p vineyard-sidecar --features vineyard-csi/kubernetes --target $(STATIC)
+	$(FOR_KUBERNETES) --bin vineyard-csi --bin vineyard-sidecar
 	strip --strip-debug $(STATIC_OUT)/vineyard-csi $(STATIC_OUT)/vineyard-sidecar
 
 # Apart from `build`: Kubernetes' client takes as long to compile as everything else.
 .PHONY: plugin
 plugin: ## Builds kubectl-vineyard, static
-	$(STATIC_FLAGS) cargo build --locked --profile $(PROFILE) -p vineyard --features vineyard/kubernetes --target $(STATIC)
+	$(FOR_KUBERNETES) --bin vineyard
 	strip --strip-debug $(STATIC_OUT)/vineyard
 	ln -f $(STATIC_OUT)/vineyard $(STATIC_OUT)/kubectl-vineyard
 
@@ -305,7 +308,7 @@ cluster-up: cluster-tool cluster-programs cluster-images ## Starts a real Kubern
 	$(TEST_CLUSTER) up --id $(ID) --nodes $(N) --programs .cache/bin --images .cache/images
 
 .PHONY: cluster-test
-cluster-test: cluster-up ## Installs the driver on the cluster ID and tests it there
+cluster-test: cluster-up plugin ## Installs the driver on the cluster ID and tests it there
 	$(TEST_CLUSTER) exec --id $(ID) -- helm upgrade --install vineyard manifests/vineyard --namespace vineyard-system \
 		--create-namespace --values tests/cluster/values.yaml --wait=legacy --timeout 3m
 	VINEYARD_TEST_CLUSTER=$(ID) VINEYARD_CLUSTER_PAGES=$(abspath $(PAGES)) \
