@@ -232,13 +232,15 @@ impl Driver {
         let ask = Ask::Reserve(ask);
         match self.link.ask(ask, descriptors, self.patience).await {
             Ok(Reply::Reserved(_)) => payer::reply::Body::Reserved(Reserved {}),
-            Ok(Reply::Full(full)) if full.limit_bytes > 0 => payer::reply::Body::Full(full),
-            // Nobody retains anything on this node: the allowance is the limit.
-            Ok(Reply::Full(_)) => {
+            Ok(Reply::Full(full)) if full.limit() != payer::full::Limit::Allowance => {
+                payer::reply::Body::Full(full)
+            }
+            // Nor has the retainer room for it, whose figures say nothing to a client.
+            Ok(Reply::Full(full)) => {
                 let usage = self.state.grants.usage();
                 let full = Full {
                     asked: bytes,
-                    free: usage.free(),
+                    free: usage.free().max(full.free_bytes),
                     limit: Limit::Allowance,
                     limit_bytes: usage.allowance,
                 };

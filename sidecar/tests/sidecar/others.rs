@@ -214,6 +214,10 @@ fn small_requests_pass_a_large_one_that_is_under_way() {
     assert!(passed > files.len(), "only {passed} small requests passed");
 }
 
+/// Long against what the tests do meanwhile. Not longer: a process that another test starts at this moment has copies of both ends until
+/// it executes its program, closes the one that lingers first, and holds the other, which would end the wait.
+const LINGER: Duration = Duration::from_secs(30);
+
 /// A TCP socket whose last close takes this long: its peer does not read what it was sent.
 fn lingering(time: Duration) -> (OwnedFd, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -236,7 +240,7 @@ fn a_descriptor_that_hangs_when_closed_hangs_only_its_sender() {
     let sidecar = Sidecar::start(&volume, &[]);
     let mut good = sidecar.client();
     let mut bad = sidecar.client();
-    let (descriptor, peer) = lingering(Duration::from_secs(600));
+    let (descriptor, peer) = lingering(LINGER);
     let ranges = vec![Range {
         offset: 0,
         length: 4096,
@@ -259,7 +263,7 @@ fn a_descriptor_that_hangs_in_the_queue_of_a_dropped_client_hangs_nobody() {
     let sidecar = Sidecar::start(&volume, &["--patience", "0.2"]);
     let mut good = sidecar.client();
     let mut bad = sidecar.client();
-    let (descriptor, peer) = lingering(Duration::from_secs(600));
+    let (descriptor, peer) = lingering(LINGER);
     let half = Client::frame(100, b"half");
     wire::send_with_fds(bad.stream().as_fd(), &half, &[descriptor.as_fd()]).unwrap();
     drop(descriptor);

@@ -60,9 +60,11 @@ fn fifty_pods_with_a_claim_each_start_at_once_and_leave_their_bytes() -> Result<
     );
     let mut on = BTreeMap::<String, usize>::new();
     for pod in watch.pods.values() {
-        *on.entry(pod["spec"]["nodeName"].to_string()).or_default() += 1;
+        let node = pod["spec"]["nodeName"].as_str().unwrap_or("none");
+        *on.entry(node.to_owned()).or_default() += 1;
     }
-    let spread = format!("each has put 96 KiB; by node: {on:?}").replace('"', "");
+    let on = on.iter().map(|(node, pods)| format!("{pods} on {node}"));
+    let spread = format!("each has put 96 KiB; {}", on.collect::<Vec<_>>().join(", "));
     table.row("50 pods with 50 new claims have run", None, spread);
 
     let pairs = "{range .items[*]}{.metadata.name} {.spec.volumeName}{\"\\n\"}{end}";

@@ -209,7 +209,7 @@ fn retained(plugin: &Plugin<'_>, home: &str, kept: u64) -> Result<()> {
         "top, with {kept} bytes retained on {home}: {looks:?}"
     );
     let text = plugin.text(&["top", "--once"])?;
-    ensure!(text.contains("budget") && text.contains(home), "{text}");
+    ensure!(text.contains("BUDGET") && text.contains(home), "{text}");
 
     let said = plugin.run(&["doctor", "--json"])?;
     let report: Value = serde_json::from_slice(&said.stdout)?;

@@ -67,6 +67,7 @@ fn what_does_not_fit_is_refused_with_the_numbers_and_nobody_is_killed() -> Resul
     namespace.wait_for("pod/ballast", "{.status.phase}", "Running")?;
     for (verb, command) in ways(SECOND) {
         let said = refused(&mut client, &command, Cause::Allowance)?;
+        ensure!(said.contains(&ALLOWANCE.to_string()), "{said}");
         let bill = bills.expect(&[("app", FIRST.len)])?;
         let step = format!("`{verb}` of 24 MiB on a full node: more than the allowance has left");
         table.row(&step, Some(&bill), said);
