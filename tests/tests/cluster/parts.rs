@@ -52,11 +52,16 @@ impl Part {
 
     /// All of one component: `node`, `retainer` or `controller`.
     pub(crate) fn all(cluster: &Cluster, component: &str) -> Result<Vec<Self>> {
+        let pods = Self::pods(cluster, component)?;
+        Ok(pods.iter().filter_map(Self::of).collect())
+    }
+
+    /// The same with those that are on their way out.
+    fn pods(cluster: &Cluster, component: &str) -> Result<Vec<Value>> {
         let label = format!("app.kubernetes.io/component={component}");
         let listed = cluster.kubectl(&["-n", SYSTEM, "get", "pods", "-l", &label, "-o", "json"])?;
         let listed: Value = serde_json::from_str(&listed)?;
-        let pods = listed["items"].as_array().context("no list")?;
-        Ok(pods.iter().filter_map(Self::of).collect())
+        listed["items"].as_array().cloned().context("no list")
     }
 
     /// The one on a node.
@@ -119,8 +124,10 @@ impl<'a> Replicas<'a> {
         replicas.scale(&number.to_string())?;
         let mut all = Vec::new();
         let are_there = reached(|| {
-            all = Part::all(cluster, "controller").unwrap_or_default();
-            all.len() == number && all.iter().all(|part| part.is_ready)
+            // One that is on its way out still serves the webhook for a while.
+            let pods = Part::pods(cluster, "controller").unwrap_or_default();
+            all = pods.iter().filter_map(Part::of).collect();
+            pods.len() == number && all.len() == number && all.iter().all(|part| part.is_ready)
         });
         ensure!(are_there, "not {number} controllers: {all:?}");
         Ok(replicas)
