@@ -83,16 +83,14 @@ def test_an_upgrade_leaves_alone_what_the_controller_wrote_and_the_retainers() -
     secret = ("secret", "vineyard-webhook", "--namespace", NAMESPACE)
     retainers = ("pods", "--namespace", NAMESPACE, "--selector", "app.kubernetes.io/component=retainer")
 
-    def bundle() -> str | None:
-        [webhook] = get(*configuration)["webhooks"]
-        found: str | None = webhook["clientConfig"].get("caBundle")
-        return found
+    def bundles() -> list[str | None]:
+        return [webhook["clientConfig"].get("caBundle") for webhook in get(*configuration)["webhooks"]]
 
-    assert poll(60, bundle), "the controller has not written the authority"
-    before = bundle(), get(*secret)["data"], [it["metadata"]["uid"] for it in get(*retainers)["items"]]
+    assert poll(60, lambda: all(bundles())), "the controller has not written the authority"
+    before = bundles(), get(*secret)["data"], [it["metadata"]["uid"] for it in get(*retainers)["items"]]
     parts = ("node", "controller", "retainer")
     run(*INSTALL, *[f"--set-string={part}.podAnnotations.upgrade=1" for part in parts])
-    assert before == (bundle(), get(*secret)["data"], [it["metadata"]["uid"] for it in get(*retainers)["items"]])
+    assert before == (bundles(), get(*secret)["data"], [it["metadata"]["uid"] for it in get(*retainers)["items"]])
 
 
 def test_a_node_plugin_may_write_about_its_own_node_only() -> None:
