@@ -10,13 +10,13 @@ use json_patch::{AddOperation, Patch, PatchOperation};
 use k8s_openapi::api::core::v1::{Container, NodeSelectorTerm, Pod, PodSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::api::{Api, DynamicObject};
-use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview, Operation};
+use kube::core::admission::{AdmissionRequest, AdmissionResponse, AdmissionReview};
 use kube::{Client, ResourceExt};
 use serde_json::{Value, json};
 
 use super::error::Error;
 use super::quantity;
-use super::review::{Outcome, request};
+use super::review::{Outcome, created, request};
 use crate::bytes::Bytes;
 use crate::resources::VineyardNode;
 
@@ -66,10 +66,7 @@ impl Retained {
 
     /// The change of a pod that is to be a retainer of a node with something to retain.
     async fn raise(&self, request: &AdmissionRequest<Pod>) -> Option<PatchOperation> {
-        let pod = match (&request.operation, &request.object, &request.sub_resource) {
-            (Operation::Create, Some(pod), None) if request.kind.kind == "Pod" => pod,
-            _ => return None,
-        };
+        let pod = created(request)?;
         if pod.labels().get(COMPONENT.0).map(String::as_str) != Some(COMPONENT.1) {
             return None;
         }

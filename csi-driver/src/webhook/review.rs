@@ -57,9 +57,8 @@ impl Reviewer {
         let request = request(body)?;
         let response = AdmissionResponse::from(&request);
         let unchanged = |response: AdmissionResponse| (response.into_review(), Outcome::Unchanged);
-        let pod = match (&request.operation, &request.object, &request.sub_resource) {
-            (Operation::Create, Some(pod), None) if request.kind.kind == "Pod" => pod,
-            _ => return Ok(unchanged(response)),
+        let Some(pod) = created(&request) else {
+            return Ok(unchanged(response));
         };
         if facts::sources(pod).next().is_none() {
             return Ok(unchanged(response));
@@ -91,6 +90,14 @@ impl Reviewer {
         let patched = response.with_patch(Patch(injection.patch));
         let patched = patched.map_err(|error| Error::Patch(error.to_string()))?;
         Ok((patched.into_review(), Outcome::Injected))
+    }
+}
+
+/// The pod that is to be created, if the review is about one.
+pub(super) fn created(request: &AdmissionRequest<Pod>) -> Option<&Pod> {
+    match (&request.operation, &request.object, &request.sub_resource) {
+        (Operation::Create, Some(pod), None) if request.kind.kind == "Pod" => Some(pod),
+        _ => None,
     }
 }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use vineyard_tests::cluster::Cluster;
 
 use crate::lines::Lines;
-use crate::namespace::Namespace;
+use crate::namespace::{Namespace, claim};
 use crate::parts::{Part, Replicas};
 use crate::pods::Pod;
 use crate::table::Table;
@@ -174,16 +174,7 @@ fn wanted(namespace: &Namespace<'_>, name: &str) -> [Value; 2] {
         memory: 16,
         ..Pod::waiting(name, name)
     };
-    let claim = json!({
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": name},
-        "spec": {
-            "storageClassName": "vineyard",
-            "accessModes": ["ReadWriteOnce"],
-            "resources": {"requests": {"storage": EACH.to_string()}},
-        },
-    });
+    let claim = claim(name, EACH);
     let mut pod = pod.object();
     pod["metadata"]["annotations"]["vineyard.io/inject"] = json!("enabled");
     [claim, pod].map(|mut object| {

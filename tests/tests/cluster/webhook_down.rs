@@ -11,7 +11,7 @@ use crate::namespace::Namespace;
 use crate::parts::Replicas;
 use crate::pods::Pod;
 use crate::table::Table;
-use crate::workloads::{deployment, pods_of};
+use crate::workloads::{deployment, pods_of, wait_until_gone};
 use crate::{MIB, cluster, left, reached};
 
 const CONTENT: Content = Content {
@@ -123,14 +123,7 @@ fn while_the_webhook_is_away_only_pods_that_write_wait_and_are_replaced_when_it_
     drop(client);
     let volumes = [namespace.volume("data")?, namespace.volume("other")?];
     namespace.delete(&["deployment/app", "pod/alone", "pod/reader", "pod/plain"])?;
-    namespace.kubectl(&[
-        "wait",
-        "pods",
-        "-l",
-        "app=app",
-        "--for=delete",
-        "--timeout=120s",
-    ])?;
+    wait_until_gone(&namespace, "app")?;
     namespace.delete(&["pvc/data", "pvc/other"])?;
     for volume in &volumes {
         left::nothing(&cluster, volume)?;

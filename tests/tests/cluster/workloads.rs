@@ -170,14 +170,7 @@ fn rollout(namespace: &Namespace<'_>, table: &mut Table) -> Result<()> {
     drop(client);
     let volume = namespace.volume("state")?;
     namespace.delete(&["deployment/app"])?;
-    namespace.kubectl(&[
-        "wait",
-        "pods",
-        "-l",
-        "app=app",
-        "--for=delete",
-        "--timeout=120s",
-    ])?;
+    wait_until_gone(namespace, "app")?;
     namespace.delete(&["pvc/state"])?;
     left::nothing(namespace.cluster, &volume)
 }
@@ -215,5 +208,19 @@ fn ephemeral(namespace: &Namespace<'_>, table: &mut Table) -> Result<()> {
         None,
         "its claim and its memory go with it",
     );
+    Ok(())
+}
+
+/// Waits for the end of the pods of a Deployment that was deleted.
+pub(crate) fn wait_until_gone(namespace: &Namespace<'_>, app: &str) -> Result<()> {
+    let label = format!("app={app}");
+    namespace.kubectl(&[
+        "wait",
+        "pods",
+        "-l",
+        &label,
+        "--for=delete",
+        "--timeout=120s",
+    ])?;
     Ok(())
 }
