@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::billed::Node;
-use crate::hand_over::{LARGE, Load, Measured, SMALL, Steps};
+use crate::hand_over::{LARGE, Load, Measured, SMALL, Steps, TEXT};
 
 /// Measures and describes it, or says why it is left out.
 pub(crate) async fn bills(folder: &Path) -> String {
@@ -20,14 +20,16 @@ pub(crate) async fn bills(folder: &Path) -> String {
     node.calls.unpublish(number).await;
     node.end(pod).await;
     let large = LARGE.measure(&node, folder, &mut number).await;
+    let text = TEXT.measure(&node, folder, &mut number).await;
     let small = SMALL.measure(&node, folder, &mut number).await;
     format!(
-        "{}\n{}\n\
+        "{}\n{}\n{}\n\
          | | |\n|---|---:|\n\
          | resident memory of the idle retainer | {retainer:.1} MiB |\n\
          | … after all of that | {:.1} MiB |\n\
          | resident memory of an idle sidecar | {sidecar:.1} MiB |\n",
         table(&LARGE, large),
+        table(&TEXT, text),
         table(&SMALL, small),
         node.retainer.memory(),
     )
