@@ -243,7 +243,11 @@ impl Large<'_> {
             if read == 0 {
                 return Ok(None);
             }
-            if let Some(index) = part.iter().take(read).position(|byte| *byte == 0) {
+            let found = part.get(..read).unwrap_or_default();
+            // By itself, `contains` looks at many bytes at once.
+            if found.contains(&0)
+                && let Some(index) = found.iter().position(|byte| *byte == 0)
+            {
                 return Ok(Some(at + index as u64));
             }
             at += read as u64;

@@ -230,15 +230,15 @@ pub(super) fn serve(
             let listener = listener.with_context(|| format!("listen on {address}"))?;
             tokio::spawn(http::serve(listener, metrics, is_ready));
         }
+        let mut operators = None;
         if let Some((node, report)) = parts.node {
             node.reconcile()
                 .await
                 .context("compare records and mounts")?;
             node.bills.start().await;
             shown.show(node.bills.clone());
-            admin::serve(&parts.run_dir, node.bills.clone())
-                .await
-                .context("listen for operators")?;
+            let listening = admin::serve(&parts.run_dir, node.bills.clone()).await;
+            operators = Some(listening.context("listen for operators")?);
             if let Some(sockets) = &node.sockets {
                 sockets.resume().await;
             }
@@ -267,6 +267,9 @@ pub(super) fn serve(
         }
         ready.send_replace(true);
         let served = server::run(parts.routes, endpoint, parts.registry).await;
+        if let Some(socket) = operators {
+            socket.remove();
+        }
         #[cfg(feature = "kubernetes")]
         if let Some(webhook) = webhook {
             webhook.end(LINGER).await;

@@ -13,7 +13,7 @@ use vineyard_proto::admin::{Reply, Request, reply, request};
 
 use super::Bills;
 use crate::edge::chain;
-use crate::socket;
+use crate::socket::{self, SocketFile};
 
 /// Name of the socket in the run directory.
 pub(crate) const SOCKET: &str = "admin.sock";
@@ -30,14 +30,15 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Out of descriptors, or worse: trying again at once does not help.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Listens in `run_directory` and answers until the process ends.
+/// Listens in `run_directory` and answers until the process ends. Returns the socket's file, for it to be removed then.
 ///
 /// # Errors
 /// When the socket cannot be made.
-pub(crate) async fn serve(run_directory: &Path, bills: Bills) -> io::Result<()> {
-    let listener = socket::listen(&run_directory.join(SOCKET)).await?;
+pub(crate) async fn serve(run_directory: &Path, bills: Bills) -> io::Result<SocketFile> {
+    let path = run_directory.join(SOCKET);
+    let listener = socket::listen(&path).await?;
     tokio::spawn(accept(listener, bills));
-    Ok(())
+    Ok(SocketFile::of(&path))
 }
 
 async fn accept(listener: UnixListener, bills: Bills) {

@@ -196,12 +196,17 @@ impl RetainerRequest for FileRequest {
         if *desired == total {
             return Ok(());
         }
-        let document = Document {
-            boot_id: self.boot_id.clone(),
-            desired: total,
-        };
         // A few bytes on a tmpfs: not worth another thread.
-        record::write(&self.path, &document)?;
+        if total == Bytes(0) {
+            // As if nothing was ever asked for, also for whoever looks what an uninstalled driver left.
+            record::remove(&self.path)?;
+        } else {
+            let document = Document {
+                boot_id: self.boot_id.clone(),
+                desired: total,
+            };
+            record::write(&self.path, &document)?;
+        }
         *desired = total;
         Ok(())
     }
@@ -232,6 +237,9 @@ mod tests {
         request.set(Bytes(40)).await.unwrap();
         assert_eq!(open("one").desired(), Bytes(40));
         assert_eq!(open("two").desired(), Bytes(0));
+        request.set(Bytes(0)).await.unwrap();
+        assert_eq!(open("one").desired(), Bytes(0));
+        assert!(!path.exists(), "a record of nothing");
     }
 
     #[tokio::test]

@@ -38,7 +38,14 @@ impl Inner {
             self.record(id)?;
         }
         let total = self.wanted().await;
-        let ahead = self.accounts().ahead;
+        let ahead = {
+            let mut all = self.accounts();
+            if all.volumes.is_empty() {
+                // Nobody is left who could need it.
+                (all.ahead, all.ahead_since) = (0, None);
+            }
+            all.ahead
+        };
         Ok(self.request.set(Bytes(total.saturating_add(ahead))).await?)
     }
 

@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::patient;
@@ -257,6 +259,27 @@ impl Driver {
         ] {
             assert_eq!(self.below(folder, &[]), [""; 0]);
         }
+        self.end().await;
+        let mut run = self.below("run", &[]);
+        run.retain(|name| !self.folder.join("run").join(name).is_dir());
+        assert_eq!(run, [""; 0], "of a driver that has ended");
+    }
+
+    /// SIGTERM, as kubelet ends it.
+    async fn end(&mut self) {
+        self.connect().await;
+        self.channel = None;
+        let mut child = self.child.take().unwrap();
+        let pid = Pid::from_raw(child.id().try_into().unwrap());
+        kill(pid, Signal::SIGTERM).unwrap();
+        let ended = loop {
+            if let Some(ended) = child.try_wait().unwrap() {
+                break ended;
+            }
+            // Meanwhile the connection is closed, which it waits for.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        };
+        assert!(ended.success(), "{ended}: {}", self.log());
     }
 
     /// What is below one of the folders, but for what always is.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -156,9 +157,12 @@ pub(crate) fn charges(node: &Node, volume: &str) -> Result<Value> {
     Ok(found.context("no such volume")?.clone())
 }
 
-/// What is asked for the retainer.
+/// What is asked for the retainer. Nothing has no record.
 pub(crate) fn requested(node: &Node) -> Result<u64> {
-    let record = std::fs::read(node.folder().join("run/bill/request.json"))?;
+    let record = match std::fs::read(node.folder().join("run/bill/request.json")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        record => record?,
+    };
     let record: Value = serde_json::from_slice(&record)?;
     record["desired"].as_u64().context("no number")
 }
