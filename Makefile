@@ -27,9 +27,12 @@ CHART := manifests/vineyard
 PROFILE := release
 STATIC_FLAGS := CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_RUSTFLAGS="-C target-feature=+crt-static"
 # All of it in one selection, so that what they share is built once.
-FOR_KUBERNETES = $(STATIC_FLAGS) cargo build --locked --profile $(PROFILE) --target $(STATIC) \
-	-p vineyard -p vineyard-csi -p vineyard-sidecar --features vineyard/kubernetes,vineyard-csi/kubernetes
-KUBERNETES_TESTED = $(STATIC_FLAGS) cargo test --locked -p vineyard-csi --features kubernetes --bins --target $(STATIC)
+FOR_KUBERNETES := -p vineyard -p vineyard-csi -p vineyard-sidecar --features vineyard/kubernetes,vineyard-csi/kubernetes --target $(STATIC)
+# The same for tests. What they need besides gives dependencies more features, unless no test is built; so one always is.
+TESTED_FOR_KUBERNETES := -p vineyard-tests $(FOR_KUBERNETES)
+BUILD_FOR_KUBERNETES = $(STATIC_FLAGS) cargo build --locked --profile $(PROFILE) \
+	$(if $(filter test,$(PROFILE)),$(TESTED_FOR_KUBERNETES) --test clone,$(FOR_KUBERNETES))
+TEST_FOR_KUBERNETES = $(STATIC_FLAGS) cargo test --locked $(TESTED_FOR_KUBERNETES) --bin vineyard-csi
 STATIC_OUT = target/$(STATIC)/$(if $(filter release,$(PROFILE)),release,debug)
 IMAGE = $(BIN)/python -B manifests/images/build.py
 NAMES := docker.io/vineyardcsi/
@@ -75,13 +78,13 @@ build: ## Builds the command line, the driver and the static sidecar, optimised
 
 .PHONY: binaries
 binaries: ## Builds the static driver and sidecar that the images have
-	$(FOR_KUBERNETES) --bin vineyard-csi --bin vineyard-sidecar
+	$(BUILD_FOR_KUBERNETES) --bin vineyard-csi --bin vineyard-sidecar
 	strip --strip-debug $(STATIC_OUT)/vineyard-csi $(STATIC_OUT)/vineyard-sidecar
 
 # Apart from `build`: Kubernetes' client takes as long to compile as everything else.
 .PHONY: plugin
 plugin: ## Builds kubectl-vineyard, static
-	$(FOR_KUBERNETES) --bin vineyard
+	$(BUILD_FOR_KUBERNETES) --bin vineyard
 	strip --strip-debug $(STATIC_OUT)/vineyard
 	ln -f $(STATIC_OUT)/vineyard $(STATIC_OUT)/kubectl-vineyard
 
@@ -152,7 +155,7 @@ test-rust: ## Runs the Rust tests
 
 .PHONY: test-kubernetes
 test-kubernetes: ## Runs the driver's tests with what it has for Kubernetes, built as the images have it
-	$(KUBERNETES_TESTED)
+	$(TEST_FOR_KUBERNETES)
 
 .PHONY: test-cluster
 test-cluster: ## Runs the tests on a real cluster of their own, and removes it (needs Go and root)
@@ -268,7 +271,8 @@ cluster-tool:
 
 .PHONY: cluster-images
 cluster-images: images cluster-programs
-	$(STATIC_FLAGS) cargo build --locked --profile $(PROFILE) -p vineyard-tests --bin vineyard-test-client --target $(STATIC)
+	$(if $(filter test,$(PROFILE)),$(BUILD_FOR_KUBERNETES),$(STATIC_FLAGS) cargo build --locked --profile $(PROFILE) -p vineyard-tests --target $(STATIC)) \
+		--bin vineyard-test-client
 	tests/cluster/images/make .cache/images-of-tests .cache/bin $(STATIC_OUT)/vineyard-test-client
 	$(IMAGE) tests/cluster/images/Dockerfile --from build=.cache/images-of-tests --out .cache/images \
 		--name pause=vineyard.test/pause:1 --name shell=vineyard.test/shell:1 \
@@ -331,8 +335,8 @@ cluster-bench: ## Measures how long pods take to start on the cluster ID, where 
 
 .PHONY: cluster-conformance
 cluster-conformance: cluster-tool ## Runs the catalog's conformance suite against the API server of the cluster ID
-	$(KUBERNETES_TESTED) --no-run
-	$(TEST_CLUSTER) exec --id $(ID) -- env $(KUBERNETES_TESTED) --offline kubernetes -- --ignored
+	$(TEST_FOR_KUBERNETES) --no-run
+	$(TEST_CLUSTER) exec --id $(ID) -- env $(TEST_FOR_KUBERNETES) --offline kubernetes -- --ignored
 
 .PHONY: cluster-down
 cluster-down: cluster-tool ## Removes the cluster ID (dev) and everything that it left

@@ -1,10 +1,13 @@
 //! Serving: the CSI socket, kubelet's registration socket, and an orderly end.
 
+use std::fs::DirBuilder;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnixListenerStream;
@@ -31,7 +34,7 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let (refused, mut refusals) = mpsc::channel(1);
-    let listener = socket::listen(&endpoint)
+    let listener = listen(&endpoint)
         .await
         .with_context(|| format!("listen on {}", endpoint.display()))?;
     tracing::info!(endpoint = %endpoint.display(), "serving");
@@ -73,6 +76,15 @@ pub(crate) async fn run(
         tracing::warn!("ended although calls were under way");
     }
     Ok(())
+}
+
+/// Listens there. The directory is made when it is missing: on a new node nobody else makes the plugin's.
+async fn listen(endpoint: &Path) -> io::Result<UnixListener> {
+    if let Some(directory) = endpoint.parent() {
+        let mut made = DirBuilder::new();
+        made.recursive(true).mode(0o750).create(directory)?;
+    }
+    socket::listen(endpoint).await
 }
 
 async fn told(mut stopped: watch::Receiver<bool>) {

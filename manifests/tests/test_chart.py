@@ -60,6 +60,17 @@ def test_volumes_that_are_mounted_exist_and_none_is_left_over(objects: list[Obje
         assert mounted == set(volumes), name
 
 
+def test_nothing_is_mounted_below_a_mount_that_the_node_sees(objects: list[Object]) -> None:
+    """It would be mounted on the node as well, once more by each container, and stay there."""
+    for name, pod in pods(objects).items():
+        for container in pod["spec"]["containers"]:
+            mounts = container.get("volumeMounts", [])
+            seen = [it["mountPath"] for it in mounts if it.get("mountPropagation") == "Bidirectional"]
+            assert seen or name != "vineyard-node"
+            for path in (it["mountPath"] for it in mounts):
+                assert not any(path.startswith(above + "/") for above in seen), f"{name}: {path}"
+
+
 def test_roles_are_bound_to_accounts_that_pods_have(objects: list[Object]) -> None:
     accounts = {pod["spec"]["serviceAccountName"] for pod in pods(objects).values()}
     assert accounts == {it["metadata"]["name"] for it in of_kind(objects, "ServiceAccount")}

@@ -1,14 +1,15 @@
 //! What a pod may write on this node: read from the records and the kernel's table, never from what the pod says.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use vineyard_charge::descriptor::Device;
 
 use crate::bill::WritableClaim;
-use crate::mount::{self, Mounter};
+use crate::mount::{self, Mount, Mounter};
 use crate::validation::Targets;
-use crate::volume::{Catalog, NodeId, PodUid, Volume, catalog};
+use crate::volume::{Catalog, NodeId, PodUid, Volume, VolumeId, catalog};
 
 /// A volume counts as empty below this: the driver's own files in it are a few pages.
 const EMPTY: u64 = 64 << 10;
@@ -56,20 +57,39 @@ pub(super) enum LookupError {
 impl Claims {
     /// The volumes that are published for writing to `pod` now.
     pub(super) async fn of(&self, pod: &PodUid) -> Result<Vec<Claim>, LookupError> {
-        let mut volumes = self.catalog.list().await?.volumes;
-        volumes.retain(|stored| self.writes(&stored.volume, pod));
-        let (claims, pod) = (self.clone(), pod.clone());
-        let measured = tokio::task::spawn_blocking(move || {
-            let found = volumes
-                .iter()
-                .map(|stored| claims.measure(&stored.volume, &pod));
-            found
-                .filter_map(Result::transpose)
-                .collect::<Result<Vec<_>, _>>()
-        });
-        Ok(measured
-            .await
-            .map_err(|panic| LookupError::Inside(panic.to_string()))??)
+        let its = pod.clone();
+        let shown = self.blocking(move |claims| claims.shown(&its)).await?;
+        let mut volumes = Vec::new();
+        for id in shown {
+            match self.catalog.get(&id).await {
+                Ok(stored) if self.writes(&stored.volume, pod) => volumes.push(stored.volume),
+                Ok(_) | Err(catalog::Error::NotFound(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let pod = pod.clone();
+        self.blocking(move |claims| {
+            let found = volumes.iter().map(|volume| claims.measure(volume, &pod));
+            found.filter_map(Result::transpose).collect()
+        })
+        .await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, mount::Error> + Send + 'static,
+    ) -> Result<T, LookupError> {
+        let claims = self.clone();
+        let result = tokio::task::spawn_blocking(move || work(&claims)).await;
+        Ok(result.map_err(|panic| LookupError::Inside(panic.to_string()))??)
+    }
+
+    /// The volumes that are mounted for `pod`, by the kernel's table: asked first, because there are many records of which few are this
+    /// pod's. Kubelet starts no container before all of the pod's volumes are mounted.
+    fn shown(&self, pod: &PodUid) -> Result<BTreeSet<VolumeId>, mount::Error> {
+        let its = |mount: &&Mount| self.targets.pod(&mount.point).as_ref() == Some(pod);
+        let mounts = self.mounter.mounts()?;
+        Ok(mounts.iter().filter(its).filter_map(volume).collect())
     }
 
     fn writes(&self, volume: &Volume, pod: &PodUid) -> bool {
@@ -84,11 +104,9 @@ impl Claims {
     /// `None` when the volume's memory is not there.
     fn measure(&self, volume: &Volume, pod: &PodUid) -> Result<Option<Claim>, mount::Error> {
         let path = self.layers.join(volume.id.as_str());
-        let prefix = format!("vineyard:{}@", volume.id);
-        let Some(layer) = mount::at(&*self.mounter, &path)?.filter(|layer| {
-            let source = layer.source.to_str();
-            layer.fs_type == "tmpfs" && source.is_some_and(|it| it.starts_with(&prefix))
-        }) else {
+        let Some(layer) = mount::at(&*self.mounter, &path)?
+            .filter(|layer| self::volume(layer).as_ref() == Some(&volume.id))
+        else {
             return Ok(None);
         };
         let usage = self.mounter.usage(&path)?;
@@ -113,4 +131,14 @@ impl Claims {
             device: Device { major, minor },
         }))
     }
+}
+
+/// The volume that is mounted there, if it is one of ours.
+fn volume(mount: &Mount) -> Option<VolumeId> {
+    let (id, _epoch) = mount
+        .source
+        .to_str()?
+        .strip_prefix("vineyard:")?
+        .split_once('@')?;
+    VolumeId::parse(id).filter(|_| mount.fs_type == "tmpfs")
 }

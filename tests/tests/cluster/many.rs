@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
 use serde_json::Value;
+use vineyard_tests::cluster::Cluster;
 use vineyard_tests::commands::{Command, Content};
 
 use crate::bills::{Bills, known};
@@ -46,6 +47,7 @@ fn fifty_pods_with_a_claim_each_start_at_once_and_leave_their_bytes() -> Result<
         objects.push(claim(name, CAPACITY));
         objects.push(pod.object());
     }
+    let before = requests(&cluster)?;
     namespace.apply_all(objects)?;
     let mut watch = Watch::start(&cluster, &["-n", &namespace.name])?;
     watch.until(3 * PATIENCE, |_, pods| {
@@ -66,6 +68,14 @@ fn fifty_pods_with_a_claim_each_start_at_once_and_leave_their_bytes() -> Result<
     let on = on.iter().map(|(node, pods)| format!("{pods} on {node}"));
     let spread = format!("each has put 96 KiB; {}", on.collect::<Vec<_>>().join(", "));
     table.row("50 pods with 50 new claims have run", None, spread);
+    let after = requests(&cluster)?;
+    let asked = after.iter().filter_map(|(verb, count)| {
+        let more = count - before.get(verb).copied().unwrap_or_default();
+        (more > 0).then(|| format!("{more} {verb}"))
+    });
+    let asked = asked.collect::<Vec<_>>().join(", ");
+    ensure!(!asked.is_empty(), "the API server has counted nothing");
+    table.row("requests about our resources until then", None, asked);
 
     let pairs = "{range .items[*]}{.metadata.name} {.spec.volumeName}{\"\\n\"}{end}";
     let pairs = namespace.field("pvc", pairs)?;
@@ -89,4 +99,23 @@ fn fifty_pods_with_a_claim_each_start_at_once_and_leave_their_bytes() -> Result<
     left::nothing_of(&cluster, &gone)?;
     table.row("pods and claims are deleted", None, "nothing is left");
     table.write()
+}
+
+/// What the API server was asked about our resources since it began, by verb.
+fn requests(cluster: &Cluster) -> Result<BTreeMap<String, u64>> {
+    let mut counts = BTreeMap::new();
+    let metrics = cluster.kubectl(&["get", "--raw", "/metrics"])?;
+    for line in metrics.lines() {
+        let ours =
+            line.starts_with("apiserver_request_total{") && line.contains("group=\"vineyard.io\"");
+        let verb = line
+            .split("verb=\"")
+            .nth(1)
+            .and_then(|rest| rest.split('"').next());
+        let count = line.rsplit(' ').next().and_then(|count| count.parse().ok());
+        if let (true, Some(verb), Some(count)) = (ours, verb, count) {
+            *counts.entry(verb.to_owned()).or_default() += count;
+        }
+    }
+    Ok(counts)
 }

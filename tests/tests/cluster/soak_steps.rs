@@ -1,10 +1,9 @@
-//! Driver and kubelet are killed in the middle of every step of a volume's life on a node.
+//! Driver, kubelet, retainer and controllers are killed in the middle of every step of a volume's life on a node.
 
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use vineyard_tests::cluster::Cluster;
 use vineyard_tests::commands::Content;
 use vineyard_tests::process::poll;
@@ -16,7 +15,7 @@ use crate::namespace::Namespace;
 use crate::parts::Part;
 use crate::pods::Pod;
 use crate::table::Table;
-use crate::{MIB, PATIENCE, SYSTEM, cluster, left, reached};
+use crate::{MIB, PATIENCE, SYSTEM, cluster, left, reached, wait_for_the_webhook};
 
 const NODE: u8 = 1;
 const CONTENT: Content = Content {
@@ -30,7 +29,7 @@ fn whoever_is_killed_in_the_middle_of_a_step_it_is_done_once_and_its_bytes_are_b
 -> Result<()> {
     let cluster = cluster()?;
     let mut table = Table::new("steps");
-    for victim in [Victim::Driver, Victim::Kubelet] {
+    for victim in Victim::ALL {
         life(&cluster, victim, &mut table)?;
     }
     table.write()
@@ -41,48 +40,74 @@ fn whoever_is_killed_in_the_middle_of_a_step_it_is_done_once_and_its_bytes_are_b
 enum Victim {
     Driver,
     Kubelet,
+    Retainer,
+    RetainerPod,
+    Controllers,
 }
 
 impl Victim {
+    const ALL: [Self; 5] = [
+        Self::Driver,
+        Self::Kubelet,
+        Self::Retainer,
+        Self::RetainerPod,
+        Self::Controllers,
+    ];
+
     fn name(self) -> &'static str {
         match self {
-            Self::Driver => "the driver",
-            Self::Kubelet => "kubelet",
+            Self::Driver => "the driver is killed",
+            Self::Kubelet => "kubelet is killed",
+            Self::Retainer => "the retainer's container is killed",
+            Self::RetainerPod => "the retainer's pod is deleted",
+            Self::Controllers => "controller and provisioner are killed",
         }
     }
 
-    /// Its process, when it works.
-    fn find(self, cluster: &Cluster) -> Result<Pid> {
+    /// Ends it as soon as `now` returns, and sees to it that it is started again.
+    fn end_when(self, cluster: &Cluster, now: impl FnOnce() -> Result<()>) -> Result<()> {
         match self {
-            Self::Driver => {
-                let part = Part::wait(cluster, "node", NODE, |_| true)?;
-                let processes = pod_processes(cluster, NODE, &part.uid, "vineyard-csi")?;
-                processes.into_iter().min().context("no driver runs")
-            }
-            Self::Kubelet => Ok(cluster.node(NODE).process("kubelet")?.pid()),
-        }
-    }
-
-    /// Kills it as soon as `now` returns, and sees to it that it is started again.
-    fn kill_when(self, cluster: &Cluster, now: impl FnOnce() -> Result<()>) -> Result<()> {
-        let process = self.find(cluster)?;
-        now()?;
-        match self {
-            // Kubelet starts it.
-            Self::Driver => Ok(kill(process, Signal::SIGKILL)?),
+            Self::Driver => killed_when(cluster, "node", now),
+            Self::Retainer => killed_when(cluster, "retainer", now),
             Self::Kubelet => {
                 let node = cluster.node(NODE);
-                node.process("kubelet")?.end(Signal::SIGKILL, PATIENCE)?;
+                let kubelet = node.process("kubelet")?;
+                now()?;
+                kubelet.end(Signal::SIGKILL, PATIENCE)?;
                 node.start_kubelet()
+            }
+            Self::RetainerPod => {
+                let part = Part::wait(cluster, "retainer", NODE, |_| true)?;
+                now()?;
+                cluster.kubectl(&["-n", SYSTEM, "delete", "pod", &part.name, "--wait=false"])?;
+                Part::wait(cluster, "retainer", NODE, |next| next.uid != part.uid).map(drop)
+            }
+            Self::Controllers => {
+                let all = Part::all(cluster, "controller")?;
+                now()?;
+                for part in all {
+                    part.kill(cluster, "vineyard-csi")?;
+                    part.kill(cluster, "csi-provisioner")?;
+                }
+                wait_for_the_webhook(cluster)
             }
         }
     }
+}
+
+/// Kills the process of a component on the node as soon as `now` returns; kubelet starts it again.
+fn killed_when(cluster: &Cluster, component: &str, now: impl FnOnce() -> Result<()>) -> Result<()> {
+    let part = Part::wait(cluster, component, NODE, |_| true)?;
+    let processes = pod_processes(cluster, NODE, &part.uid, "vineyard-csi")?;
+    let process = processes.into_iter().min().context("it does not run")?;
+    now()?;
+    Ok(kill(process, Signal::SIGKILL)?)
 }
 
 fn life(cluster: &Cluster, victim: Victim, table: &mut Table) -> Result<()> {
     let namespace = Namespace::new(cluster, "steps")?;
     let mut row = |step: &str, bill, seen: &str| {
-        table.row(&format!("{} is killed {step}", victim.name()), bill, seen);
+        table.row(&format!("{} {step}", victim.name()), bill, seen);
     };
     namespace.claim("data", 64 * MIB)?;
     // Volumes are named after the claim's uid.
@@ -94,7 +119,7 @@ fn life(cluster: &Cluster, victim: Victim, table: &mut Table) -> Result<()> {
         ..Pod::waiting(name, "data")
     };
 
-    victim.kill_when(cluster, || {
+    victim.end_when(cluster, || {
         namespace.apply(pod("first").object())?;
         wait_for_mount(cluster, &layer, true)
     })?;
@@ -103,12 +128,12 @@ fn life(cluster: &Cluster, victim: Victim, table: &mut Table) -> Result<()> {
     let bills = Bills::new(&namespace, "data", NODE)?;
     let bill = bills.expect(&[("first", CONTENT.len)])?;
     row(
-        "while it stages",
+        "while the volume is staged",
         Some(&bill),
         "the pod runs, and puts 8 MiB",
     );
 
-    victim.kill_when(cluster, || {
+    victim.end_when(cluster, || {
         namespace.apply(pod("second").object())?;
         wait_for_mount(cluster, &target(&namespace, "second", &volume)?, true)
     })?;
@@ -120,22 +145,22 @@ fn life(cluster: &Cluster, victim: Victim, table: &mut Table) -> Result<()> {
     let mounts = left::mounts(cluster, &volume)?;
     ensure!(mounts == 3, "{mounts} mounts: memory and two targets");
     row(
-        "while it publishes",
+        "while it is published",
         Some(&bill),
         "a second pod runs, reads, and puts 8 MiB; nothing is mounted twice",
     );
 
     let second = target(&namespace, "second", &volume)?;
-    victim.kill_when(cluster, || {
+    victim.end_when(cluster, || {
         namespace.kubectl(&["delete", "pod", "second", "--wait=false"])?;
         wait_for_mount(cluster, &second, false)
     })?;
     cluster.wait_until_gone(&namespace.name, "pod/second")?;
     let bill = bills.expect(&[("first", CONTENT.len), ("retainer", CONTENT.len)])?;
-    row("while it unpublishes", Some(&bill), "");
+    row("while it is unpublished", Some(&bill), "");
 
     let record = format!("vineyardvolume/{volume}");
-    victim.kill_when(cluster, || {
+    victim.end_when(cluster, || {
         let path = "{.status.publications}";
         let published = Lines::of(cluster, &["-n", SYSTEM, &record], path)?;
         namespace.kubectl(&["delete", "pod", "first", "--wait=false"])?;
@@ -152,14 +177,14 @@ fn life(cluster: &Cluster, victim: Victim, table: &mut Table) -> Result<()> {
         staged == "[]"
     });
     ensure!(is_unstaged, "{staged}");
-    row("while it unstages", Some(&bill), "nothing stays staged");
+    row("while it is unstaged", Some(&bill), "nothing stays staged");
 
-    victim.kill_when(cluster, || {
+    victim.end_when(cluster, || {
         namespace.kubectl(&["delete", "pvc", "data", "--wait=false"])?;
         wait_for_mount(cluster, &layer, false)
     })?;
     left::nothing(cluster, &volume)?;
-    row("while the memory is dropped", None, "nothing is left");
+    row("while its memory is dropped", None, "nothing is left");
     Ok(())
 }
 
