@@ -112,7 +112,10 @@ fn requests(cluster: &Cluster) -> Result<BTreeMap<String, u64>> {
             .split("verb=\"")
             .nth(1)
             .and_then(|rest| rest.split('"').next());
-        let count = line.rsplit(' ').next().and_then(|count| count.parse().ok());
+        let count = line
+            .rsplit(' ')
+            .next()
+            .and_then(|count| count.parse::<u64>().ok());
         if let (true, Some(verb), Some(count)) = (ours, verb, count) {
             *counts.entry(verb.to_owned()).or_default() += count;
         }
