@@ -105,7 +105,7 @@ fn killed_when(cluster: &Cluster, component: &str, now: impl FnOnce() -> Result<
 }
 
 fn life(cluster: &Cluster, victim: Victim, table: &mut Table) -> Result<()> {
-    let namespace = Namespace::new(cluster, "steps")?;
+    let namespace = Namespace::new(cluster, &format!("steps-{victim:?}").to_lowercase())?;
     let mut row = |step: &str, bill, seen: &str| {
         table.row(&format!("{} {step}", victim.name()), bill, seen);
     };
