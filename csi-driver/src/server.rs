@@ -32,6 +32,8 @@ pub(crate) async fn run(
     endpoint: PathBuf,
     registry: Option<PathBuf>,
 ) -> anyhow::Result<()> {
+    // Before anybody can know that it serves, and so tell it to end.
+    let signalled = signalled().context("signals")?;
     let (stop, stopped) = watch::channel(false);
     let (refused, mut refusals) = mpsc::channel(1);
     let listener = listen(&endpoint)
@@ -63,7 +65,7 @@ pub(crate) async fn run(
     tokio::select! {
         ended = &mut serving => return ended.context("serve")?.context("serve"),
         Some(reason) = refusals.recv() => anyhow::bail!("kubelet refused the registration: {reason}"),
-        told = signalled() => told.context("signals")?,
+        () = signalled => {}
     }
     tracing::info!("told to end");
     let _ = stop.send(true);
@@ -92,12 +94,14 @@ async fn told(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stopped| *stopped).await;
 }
 
-async fn signalled() -> io::Result<()> {
+/// From now on these signals do not end the process; what is returned does when one comes.
+fn signalled() -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
