@@ -18,6 +18,9 @@ use crate::patient;
 /// How long a driver may take to serve on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
+/// How often a driver is told to end that may not have begun.
+const TRIES: u32 = 5;
+
 /// A driver over a folder, and the node's identity of this boot.
 pub(crate) struct Driver {
     folder: PathBuf,
@@ -267,19 +270,27 @@ impl Driver {
 
     /// SIGTERM, as kubelet ends it.
     async fn end(&mut self) {
-        self.connect().await;
-        self.channel = None;
-        let mut child = self.child.take().unwrap();
-        let pid = Pid::from_raw(child.id().try_into().unwrap());
-        kill(pid, Signal::SIGTERM).unwrap();
-        let ended = loop {
-            if let Some(ended) = child.try_wait().unwrap() {
-                break ended;
+        // What was connected to may be what is left of one that was killed; then the new one may be told before it has begun.
+        for _ in 0..TRIES {
+            self.connect().await;
+            self.channel = None;
+            let mut child = self.child.take().unwrap();
+            let pid = Pid::from_raw(child.id().try_into().unwrap());
+            kill(pid, Signal::SIGTERM).unwrap();
+            let ended = loop {
+                if let Some(ended) = child.try_wait().unwrap() {
+                    break ended;
+                }
+                // Meanwhile the connection is closed, which it waits for.
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            };
+            if ended.success() {
+                return;
             }
-            // Meanwhile the connection is closed, which it waits for.
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        };
-        assert!(ended.success(), "{ended}: {}", self.log());
+            let signal = ended.signal();
+            assert_eq!(signal, Some(Signal::SIGTERM as i32), "{}", self.log());
+        }
+        panic!("it does not end in order: {}", self.log());
     }
 
     /// What is below one of the folders, but for what always is.
