@@ -199,9 +199,12 @@ impl Driver {
     /// Everything that a restart of the machine takes away.
     pub(crate) fn reboot(&mut self) {
         self.kill();
-        // A child that unmounts may still be at it, so one that is gone already is fine.
-        for point in self.mounts().iter().rev() {
-            let _ = umount2(point, MntFlags::empty());
+        // A child that unmounts may still be at it: then one is gone already, or busy for a moment.
+        let end = Instant::now() + patient(START);
+        while !self.mounts().is_empty() && Instant::now() < end {
+            for point in self.mounts().iter().rev() {
+                let _ = umount2(point, MntFlags::empty());
+            }
         }
         assert_eq!(self.mounts(), Vec::<PathBuf>::new());
         let _ = fs::remove_dir_all(self.folder.join("run"));
