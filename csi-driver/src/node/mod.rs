@@ -36,7 +36,7 @@ use crate::identity::{NODE_KEY, POOL_KEY};
 use crate::keyed_lock::{Guard, KeyedLock};
 use crate::mount::{self, Mount, Mounter};
 use crate::report::Events;
-use crate::sockets::Sockets;
+use crate::sockets::{Sockets, volume_of};
 use crate::validation::{self, Targets};
 use crate::volume::{Catalog, NodeId, VolumeId};
 
@@ -108,14 +108,8 @@ fn known(volume_id: &str) -> Result<VolumeId, Error> {
 
 /// Recognises the mounts of a volume: in all epochs, and of no other volume.
 fn mount_of(id: &VolumeId) -> impl Fn(&Mount) -> bool + Clone + Send + 'static {
-    let prefix = format!("vineyard:{id}@");
-    move |mount| {
-        mount.fs_type == "tmpfs"
-            && mount
-                .source
-                .to_str()
-                .is_some_and(|it| it.starts_with(&prefix))
-    }
+    let id = id.clone();
+    move |mount| volume_of(mount).as_ref() == Some(&id)
 }
 
 /// The gRPC face of a [`Node`].

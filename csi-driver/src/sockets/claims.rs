@@ -89,7 +89,7 @@ impl Claims {
     fn shown(&self, pod: &PodUid) -> Result<BTreeSet<VolumeId>, mount::Error> {
         let its = |mount: &&Mount| self.targets.pod(&mount.point).as_ref() == Some(pod);
         let mounts = self.mounter.mounts()?;
-        Ok(mounts.iter().filter(its).filter_map(volume).collect())
+        Ok(mounts.iter().filter(its).filter_map(volume_of).collect())
     }
 
     fn writes(&self, volume: &Volume, pod: &PodUid) -> bool {
@@ -105,7 +105,7 @@ impl Claims {
     fn measure(&self, volume: &Volume, pod: &PodUid) -> Result<Option<Claim>, mount::Error> {
         let path = self.layers.join(volume.id.as_str());
         let Some(layer) = mount::at(&*self.mounter, &path)?
-            .filter(|layer| self::volume(layer).as_ref() == Some(&volume.id))
+            .filter(|layer| volume_of(layer).as_ref() == Some(&volume.id))
         else {
             return Ok(None);
         };
@@ -134,7 +134,7 @@ impl Claims {
 }
 
 /// The volume that is mounted there, if it is one of ours.
-fn volume(mount: &Mount) -> Option<VolumeId> {
+pub(crate) fn volume_of(mount: &Mount) -> Option<VolumeId> {
     let (id, _epoch) = mount
         .source
         .to_str()?

@@ -28,7 +28,7 @@ use crate::mount::{self, Flags, Mount, Mounter, Tmpfs};
 use crate::volume::{PodUid, VolumeId};
 
 pub(crate) use billing::{Billing, BillingError};
-pub(crate) use claims::Claims;
+pub(crate) use claims::{Claims, volume_of};
 pub(crate) use directory::RunDirectory;
 pub(crate) use error::Error;
 use listener::Listener;
