@@ -270,21 +270,15 @@ cluster-tool:
 	cargo test --locked $(RUST_TESTED) --test cluster --no-run
 
 .PHONY: cluster-images
-cluster-images: images cluster-programs
+cluster-images: images cluster-programs wheel
 	$(if $(filter test,$(PROFILE)),$(BUILD_FOR_KUBERNETES),$(STATIC_FLAGS) cargo build --locked --profile $(PROFILE) -p vineyard-tests --target $(STATIC)) \
 		--bin vineyard-test-client
-	tests/cluster/images/make .cache/images-of-tests .cache/bin $(STATIC_OUT)/vineyard-test-client
+	tests/cluster/images/make .cache/images-of-tests .cache/bin $(STATIC_OUT)/vineyard-test-client $(WHEELS)/*.whl
 	$(IMAGE) tests/cluster/images/Dockerfile --from build=.cache/images-of-tests --out .cache/images \
-		--name pause=vineyard.test/pause:1 --name shell=vineyard.test/shell:1 \
+		--name pause=vineyard.test/pause:1 --name shell=vineyard.test/shell:1 --name python=vineyard.test/python:1 \
 		--name csi-provisioner=registry.k8s.io/sig-storage/csi-provisioner:v$(call module,external-provisioner/v6) \
 		--name csi-resizer=registry.k8s.io/sig-storage/csi-resizer:v$(call module,external-resizer/v2)
 module = $(shell sed -n 's|.*kubernetes-csi/$(1) v\([0-9.]*\) .*|\1|p' tests/cluster/csi/go.mod)
-
-.PHONY: cluster-python-image
-cluster-python-image: wheel cluster-images
-	tests/cluster/images/make .cache/images-of-tests .cache/bin $(STATIC_OUT)/vineyard-test-client $(WHEELS)/*.whl
-	$(IMAGE) tests/cluster/images/Dockerfile --from build=.cache/images-of-tests --out .cache/images \
-		--name python=vineyard.test/python:1
 
 .PHONY: definitions
 definitions: ## Writes the definitions of the custom resources into the chart
@@ -357,8 +351,7 @@ bench-driver: ## Measures calls of the driver and its hand-over against the bare
 DEMO_IMAGE := .cache/images-of-tests/demo
 
 .PHONY: demo-image
-demo-image: wheel plugin cluster-images
-	tests/cluster/images/make .cache/images-of-tests .cache/bin $(STATIC_OUT)/vineyard-test-client $(WHEELS)/*.whl
+demo-image: plugin cluster-images
 	rm -rf $(DEMO_IMAGE)
 	$(UV) pip install --quiet --no-python-downloads --python python3.11 --target $(DEMO_IMAGE)/packages --no-deps -r demo/image/requirements.txt
 	find $(DEMO_IMAGE)/packages \( -name RECORD -o -name direct_url.json -o -name uv_cache.json -o -name .lock \) -delete

@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 /// The image of a shell, with our test client.
 const SHELL: &str = "vineyard.test/shell:1";
 
+/// The image of a Python with the wheel, as users have it.
+pub(crate) const PYTHON: &str = "vineyard.test/python:1";
+
 /// Where pods have their claims.
 pub(crate) const DATA: &str = "/data";
 

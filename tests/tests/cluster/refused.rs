@@ -1,13 +1,14 @@
 //! Whatever does not fit is refused with the numbers, and nobody is killed for it.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::json;
 use vineyard_tests::commands::{Answer, Cause, Command, Content};
 
 use crate::again::Room;
 use crate::bills::Bills;
 use crate::client::Client;
 use crate::namespace::Namespace;
-use crate::pods::{Pod, ballast};
+use crate::pods::{PYTHON, Pod, ballast};
 use crate::table::Table;
 use crate::{MIB, cluster, left, reached};
 
@@ -23,6 +24,29 @@ const SECOND: Content = Content {
     seed: 52,
     len: 24 * MIB,
 };
+/// The same in Python, which says how each way was refused.
+const IN_PYTHON: &str = r#"
+import numpy, vineyard
+
+volume, size = vineyard.open(), 24 << 20
+
+def put():
+    volume.put(numpy.ones(size, "u1"), name="python")
+
+def create():
+    volume.create("python", size)
+
+def open():
+    with volume.open("python", "wb") as file:
+        for _ in range(size >> 20):
+            file.write(bytes(1 << 20))
+
+for way in put, create, open:
+    try:
+        way()
+    except MemoryError as error:
+        print(f"{way.__name__} MemoryError: {error}")
+"#;
 /// More than the volume has.
 const LARGE: Content = Content {
     seed: 53,
@@ -44,6 +68,15 @@ fn what_does_not_fit_is_refused_with_the_numbers_and_nobody_is_killed() -> Resul
     namespace.apply(pod.object())?;
     namespace.wait_for("pod/app", "{.status.phase}", "Running")?;
     let node = namespace.node("app")?;
+    let mut python = Pod {
+        name: "python",
+        node: Some(node),
+        ..pod
+    }
+    .object();
+    python["spec"]["containers"][0]["image"] = json!(PYTHON);
+    namespace.apply(python)?;
+    namespace.wait_for("pod/python", "{.status.phase}", "Running")?;
     let bills = Bills::new(&namespace, "data", node)?;
     let mut client = Client::start(&namespace, "app")?;
     client.put("first", FIRST)?;
@@ -72,6 +105,18 @@ fn what_does_not_fit_is_refused_with_the_numbers_and_nobody_is_killed() -> Resul
         let step = format!("`{verb}` of 24 MiB on a full node: more than the allowance has left");
         table.row(&step, Some(&bill), said);
     }
+    let tried = [
+        "exec", "python", "-c", "main", "--", "python3", "-c", IN_PYTHON,
+    ];
+    let said = namespace.kubectl(&tried)?;
+    let bill = bills.expect(&[("app", FIRST.len)])?;
+    for (verb, _) in ways(SECOND) {
+        let refusal = said.lines().find_map(|line| line.strip_prefix(verb));
+        let refusal = refusal.with_context(|| format!("{verb} was not refused: {said}"))?;
+        ensure!(refusal.contains(&ALLOWANCE.to_string()), "{said}");
+        let step = format!("the same `{verb}` in Python");
+        table.row(&step, Some(&bill), refusal.trim());
+    }
     namespace.delete(&["pod/ballast"])?;
     for (verb, command) in ways(LARGE) {
         let said = refused(&mut client, &command, Cause::Volume)?;
@@ -82,7 +127,9 @@ fn what_does_not_fit_is_refused_with_the_numbers_and_nobody_is_killed() -> Resul
 
     client.done(&Command::Check { view: 1 })?;
     let killed = "{.status.containerStatuses[*].restartCount}{.status.initContainerStatuses[*].restartCount}";
-    ensure!(namespace.field("pod/app", killed)? == "00");
+    for pod in ["pod/app", "pod/python"] {
+        ensure!(namespace.field(pod, killed)? == "00", "{pod}");
+    }
 
     let [(_, put), ..] = ways(SECOND);
     let fits = reached(|| matches!(client.call(&put), Ok(Answer::Object { .. })));
@@ -98,7 +145,7 @@ fn what_does_not_fit_is_refused_with_the_numbers_and_nobody_is_killed() -> Resul
     );
     drop(client);
     let volume = namespace.volume("data")?;
-    namespace.delete(&["pod/app", "pvc/data"])?;
+    namespace.delete(&["pod/app", "pod/python", "pvc/data"])?;
     left::nothing(&cluster, &volume)?;
     table.write()
 }
