@@ -443,20 +443,46 @@ impl Play {
         ledger::check_used(self.world.mount(), self.model.used(), ahead)
     }
 
-    /// Removes from the trash what nobody maps. Another test that forks at this moment holds what the sweep has open
-    /// until it executes its program: then it is asked again.
-    fn sweep(&self) -> Result<()> {
+    /// Removes what is not needed any more. An object that somebody was about to name, or to remove, when he was killed a minute ago is not.
+    fn sweep(&mut self) -> Result<()> {
+        let swept = self.sweep_trash()?;
+        if swept == 0 {
+            return Ok(());
+        }
+        let shown = Shown::scan(self.world.volume())?;
+        let mut gone = self.model.unnamed();
+        gone.retain(|inode| match &self.model.files[inode].place {
+            Place::Objects(object) => !shown.objects.contains_key(object),
+            _ => false,
+        });
+        ensure!(
+            gone.len() as u64 == swept,
+            "{swept} objects were swept, and {gone:?} are gone"
+        );
+        for inode in gone {
+            self.model.discard(inode);
+        }
+        self.sweep_trash().map(drop)
+    }
+
+    /// Removes from the trash what nobody maps, and returns how many objects without a name were found. Another test that forks at this
+    /// moment holds what the sweep has open until it executes its program: then it is asked again.
+    fn sweep_trash(&self) -> Result<u64> {
         let trash = |f: &&File| matches!(f.place, Place::Trash(_));
         let expected = self.model.files.values().filter(trash).count() as u64;
-        let mut result = Ok(());
+        let (mut unnamed, mut result) = (0, Ok(()));
         poll(SWEEP, || match self.driver.sweep() {
-            Ok(report) => report.mapped <= expected,
+            Ok(report) => {
+                unnamed += report.unnamed;
+                report.mapped <= expected + unnamed
+            }
             Err(error) => {
                 result = Err(error);
                 true
             }
         });
-        Ok(result?)
+        result?;
+        Ok(unnamed)
     }
 
     fn content(&mut self, len: u64) -> Content {

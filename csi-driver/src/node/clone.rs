@@ -162,10 +162,15 @@ impl Filling {
             return Ok(());
         };
         let filled = self.fill(from).await;
-        if filled.is_err()
-            && let Err(error) = self.undo().await
-        {
-            tracing::warn!(volume.id = %self.id, %error, "half a clone stays until the next start");
+        match &filled {
+            Ok(()) => {}
+            // It may be settled. The next call finds that; or not, and then it begins anew.
+            Err(Error::Catalog(error)) if error.is_uncertain() => {}
+            Err(_) => {
+                if let Err(error) = self.undo().await {
+                    tracing::warn!(volume.id = %self.id, %error, "half a clone stays until the next start");
+                }
+            }
         }
         filled
     }

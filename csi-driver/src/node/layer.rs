@@ -145,6 +145,8 @@ impl Node {
                     .publish(Reason::VolumeResident, &[Subject::Volume(id.clone())], note);
                 Ok(self.bills.resident(id, Vec::new()).await?)
             }
+            // The next call finds it there; or not, and then it makes it anew.
+            Err(Error::Catalog(error)) if error.is_uncertain() => Err(error.into()),
             Err(error) => {
                 fail_point!("layer.refused");
                 self.unmount_layer(id).await?;

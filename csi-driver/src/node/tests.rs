@@ -11,6 +11,7 @@ mod clones;
 mod deletion;
 mod several_nodes;
 mod sidecars;
+mod uncertain;
 
 use super::*;
 use crate::mount::Tmpfs;

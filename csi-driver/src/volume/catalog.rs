@@ -65,6 +65,14 @@ pub(crate) enum Error {
     },
 }
 
+impl Error {
+    /// Whether the change may be on record all the same: the answer was lost, or cannot be read. Whoever has done something for it must leave
+    /// that, and look again.
+    pub(crate) fn is_uncertain(&self) -> bool {
+        matches!(self, Self::Storage { .. } | Self::Corrupt { .. })
+    }
+}
+
 /// Keeps records. Every change is a compare-and-swap; a change that returned is durable.
 #[async_trait]
 pub(crate) trait Catalog: Send + Sync + fmt::Debug {

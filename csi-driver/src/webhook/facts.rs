@@ -1,6 +1,6 @@
 //! What has to be known to inject a pod, and where in the pod it says what to look up. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{LimitRange, PersistentVolumeClaimSpec, Pod, Volume};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -15,6 +15,8 @@ pub(super) struct Facts {
     pub(super) claims: BTreeMap<String, Claim>,
     /// The nodes that have, or will have, memory of these claims, and how many bytes.
     pub(super) homes: BTreeMap<String, Bytes>,
+    /// Names of claims that no node has memory of, nor has booked any.
+    pub(super) unplaced: BTreeSet<String>,
     /// What the namespace allows.
     pub(super) bounds: Bounds,
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{CSIVolumeSource, Container, Pod, PodSpec, Volum
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::affinity::preferences;
+use super::affinity::{preferences, shared};
 use super::annotations::{Annotations, WRITES, Wish};
 use super::error::Refusal;
 use super::facts::{Claim, Facts};
@@ -66,7 +66,9 @@ pub(super) fn inject(pod: &Pod, facts: &Facts, settings: &Settings) -> Result<In
     let writes = volumes.writable.values().any(|writable| *writable);
     let sizes = writes.then(|| Sizes::decide(spec, facts, overrides, settings));
     let mut additions = Additions::default();
-    additions.operations.extend(preferences(spec, facts));
+    let together = shared(pod, facts);
+    let preferences = preferences(pod, spec, facts, &together);
+    additions.operations.extend(preferences);
     if sockets.is_none() {
         let volume = volume(sizes.as_ref());
         additions.append(["spec", "volumes"], false, &volume);

@@ -62,8 +62,7 @@ impl Lookup {
             let claim = match source {
                 Source::Template(spec) => self.template(spec).await?,
                 Source::Claim { name, is_read_only } => {
-                    let homes = &mut facts.homes;
-                    self.claim(pod, namespace, name, is_read_only, homes)
+                    self.claim(pod, namespace, name, is_read_only, &mut facts)
                         .await?
                 }
             };
@@ -96,17 +95,19 @@ impl Lookup {
         }))
     }
 
+    /// A claim that is there, or is not. Adds where its memory is to `found`.
     async fn claim(
         &self,
         pod: &Pod,
         namespace: &str,
         name: &str,
         is_read_only: bool,
-        homes: &mut BTreeMap<String, Bytes>,
+        found: &mut Facts,
     ) -> Result<Option<Claim>, Error> {
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
         let Some(claim) = get(&claims, "claim", name).await? else {
             let name = name.to_owned();
+            found.unplaced.insert(name.clone());
             return Ok(Some(Claim::Missing { name, is_read_only }));
         };
         let class = claim.annotations().get(CLASS_ANNOTATION).cloned();
@@ -117,10 +118,11 @@ impl Lookup {
                 if !self.is_ours(class.map(String::as_str)).await? {
                     return Ok(None);
                 }
+                found.unplaced.insert(name.to_owned());
                 (facts::requested(&spec), !has_source(&spec))
             }
-            volume => match self.volume(volume, homes).await? {
-                Some(found) => found,
+            volume => match self.volume(volume, &mut found.homes).await? {
+                Some(its) => its,
                 None => return Ok(None),
             },
         };

@@ -5,6 +5,7 @@ mod bills;
 mod client;
 mod controller;
 mod cover;
+mod elsewhere;
 mod examples;
 mod fan_out;
 mod first;

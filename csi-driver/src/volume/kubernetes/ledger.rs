@@ -1,7 +1,8 @@
 //! What is booked on a node, kept in the node's own resource: one compare-and-swap on it decides whether a booking fits.
 //!
 //! A booking is entered before the volume's record is written and taken out after the record is gone. Whoever dies in between leaves an entry
-//! without a volume: too much is booked then, never too little. Such entries are trimmed when room is needed and they are old. An entry
+//! without a volume: too much is booked then, never too little. So does a node's plugin that takes a volume over, since it may not write about
+//! the node that had it. Such entries are trimmed when they are old: by their own node when it sees them, and when room is needed. An entry
 //! has the number of the booking that wrote it, so nobody takes out what somebody else has entered since.
 
 use std::collections::HashMap;
@@ -179,12 +180,11 @@ impl Ledger {
     }
 
     /// Makes old entries what their volumes are.
-    async fn trim(&self, node: &NodeId) -> Result<(), Error> {
+    pub(super) async fn trim(&self, node: &NodeId) -> Result<(), Error> {
         let found = self.api.get_opt(node.as_str()).await;
         let found = found.map_err(|error| storage("read", node.as_str(), error))?;
-        let old = |booking: &Booking| booking.since + LEFTOVER.as_secs() < now();
         let status = found.and_then(|found| found.status).unwrap_or_default();
-        if !status.bookings.values().any(old) {
+        if !status.bookings.values().any(is_old) {
             return Ok(());
         }
         // Read after the entries: a volume that is written later has a younger entry.
@@ -197,7 +197,7 @@ impl Ledger {
         }
         self.change(node, |now| {
             for (id, entry) in &status.bookings {
-                if !old(entry) || now.bookings.get(id) != Some(entry) {
+                if !is_old(entry) || now.bookings.get(id) != Some(entry) {
                     continue;
                 }
                 match booked.get(id) {
@@ -216,15 +216,19 @@ impl Ledger {
         .await
     }
 
-    /// Says that a node lives.
-    pub(super) async fn beat(&self, node: &NodeId, boot_id: &str) -> Result<Vec<Tombstone>, Error> {
+    /// Says that a node lives, and returns what is known of it.
+    pub(super) async fn beat(
+        &self,
+        node: &NodeId,
+        boot_id: &str,
+    ) -> Result<VineyardNodeStatus, Error> {
         self.change(node, |status| {
             status.boot_id = Some(boot_id.to_owned());
             status.beats += 1;
             status
                 .tombstones
                 .retain(|tombstone| tombstone.boot_id == boot_id);
-            Ok(status.tombstones.clone())
+            Ok(status.clone())
         })
         .await
     }
@@ -303,6 +307,16 @@ impl Ledger {
         }
         Ok(last.1.elapsed())
     }
+}
+
+/// Whether a node has an old entry of a volume that, as far as is known, is booked elsewhere.
+pub(super) fn has_left(status: &VineyardNodeStatus, is_elsewhere: impl Fn(&str) -> bool) -> bool {
+    let mut bookings = status.bookings.iter();
+    bookings.any(|(id, booking)| is_old(booking) && is_elsewhere(id))
+}
+
+fn is_old(booking: &Booking) -> bool {
+    booking.since + LEFTOVER.as_secs() < now()
 }
 
 /// Everything that is booked on a node.

@@ -91,6 +91,14 @@ impl KubernetesCatalog {
         stored(created?)
     }
 
+    /// Takes out the entry of a volume that is booked elsewhere now. A node's plugin may not do that to another node: then that node itself trims
+    /// it, when it is old.
+    async fn leave(&self, node: &NodeId, id: &VolumeId, number: Option<u64>) {
+        if let Err(error) = self.ledger.take_out(node, id, number).await {
+            tracing::debug!(volume.id = %id, %node, %error, "what is booked there stays a while");
+        }
+    }
+
     async fn remove(&self, version: &ResourceVersion, id: &VolumeId) -> Result<(), Error> {
         let only = DeleteParams {
             preconditions: Some(Preconditions {
@@ -188,7 +196,7 @@ impl Catalog for KubernetesCatalog {
         match &written {
             Ok(_) => {
                 if let Some((node, number)) = left {
-                    self.ledger.take_out(&node, &id, number).await?;
+                    self.leave(&node, &id, number).await;
                 }
             }
             Err(Error::AlreadyExists(_) | Error::Conflict(_) | Error::NotFound(_)) => {
@@ -233,7 +241,12 @@ impl Catalog for KubernetesCatalog {
     }
 
     async fn beat(&self, node: &NodeId, boot_id: &str) -> Result<Vec<Tombstone>, Error> {
-        self.ledger.beat(node, boot_id).await
+        let status = self.ledger.beat(node, boot_id).await?;
+        let is_elsewhere = |id: &str| self.seen.borrow().is_booked_elsewhere(id, node);
+        if ledger::has_left(&status, is_elsewhere) {
+            self.ledger.trim(node).await?;
+        }
+        Ok(status.tombstones)
     }
 
     async fn report(&self, node: &NodeId, report: NodeReport) -> Result<(), Error> {

@@ -1,5 +1,5 @@
-//! What a watch of the volumes has seen: what changed when, and which volumes are being deleted. It costs one request, however many
-//! volumes there are and however often they change; it may be late, and is never the last word.
+//! What a watch of the volumes has seen: what changed when, which volumes are being deleted, and where they are booked. It costs one request,
+//! however many volumes there are and however often they change; it may be late, and is never the last word.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::pin;
@@ -27,10 +27,19 @@ pub(super) struct Seen {
     all: u128,
     /// The revision that changed a volume last, if that was later; also of volumes that are gone.
     each: HashMap<String, u128>,
-    /// The nodes that have memory of volumes that are being deleted. None: not everything was seen yet.
-    doomed: Option<BTreeMap<VolumeId, BTreeSet<NodeId>>>,
+    /// What is known of each volume, by the name of its record. None: not everything was seen yet.
+    known: Option<BTreeMap<String, Known>>,
     /// The same while everything is being listed.
-    listing: BTreeMap<VolumeId, BTreeSet<NodeId>>,
+    listing: BTreeMap<String, Known>,
+}
+
+/// What is remembered of a volume.
+#[derive(Debug, Default)]
+struct Known {
+    /// Its id, and the node that it is booked on. None: its record cannot be read, and nothing is done about it.
+    booked: Option<(VolumeId, NodeId)>,
+    /// The nodes that have its memory, while it is being deleted.
+    doomed: BTreeSet<NodeId>,
 }
 
 impl Default for Seen {
@@ -39,7 +48,7 @@ impl Default for Seen {
             revision: 1,
             all: 1,
             each: HashMap::new(),
-            doomed: None,
+            known: None,
             listing: BTreeMap::new(),
         }
     }
@@ -60,29 +69,47 @@ impl Seen {
 
     /// The volumes that are being deleted and have memory on `node`. None: nobody knows yet.
     pub(super) fn doomed(&self, node: &NodeId) -> Option<Vec<VolumeId>> {
-        let here = self.doomed.as_ref()?.iter();
-        let here = here.filter(|(_, nodes)| nodes.contains(node));
-        Some(here.map(|(id, _)| id.clone()).collect())
+        let doomed = self.known.as_ref()?.values();
+        let here = doomed.filter(|known| known.doomed.contains(node));
+        Some(
+            here.filter_map(|known| Some(known.booked.as_ref()?.0.clone()))
+                .collect(),
+        )
+    }
+
+    /// Whether a volume is booked on another node than this, or nowhere any more.
+    pub(super) fn is_booked_elsewhere(&self, id: &str, node: &NodeId) -> bool {
+        let Some(known) = &self.known else {
+            return false;
+        };
+        known.get(id).is_none_or(|it| {
+            let booked = it.booked.as_ref();
+            booked.is_some_and(|(_, booked)| booked != node)
+        })
     }
 
     fn learn(&mut self, event: watcher::Event<DynamicObject>) {
         self.revision += 1;
         match event {
             watcher::Event::Init => self.listing.clear(),
-            watcher::Event::InitApply(object) => self.listing.extend(doomed(object)),
+            watcher::Event::InitApply(object) => {
+                self.listing.insert(object.name_any(), known(object));
+            }
             watcher::Event::InitDone => {
-                self.doomed = Some(std::mem::take(&mut self.listing));
+                self.known = Some(std::mem::take(&mut self.listing));
                 self.every();
             }
-            watcher::Event::Apply(object) => self.change(object.name_any(), doomed(object)),
+            watcher::Event::Apply(object) => self.change(object.name_any(), Some(known(object))),
             watcher::Event::Delete(object) => self.change(object.name_any(), None),
         }
     }
 
-    fn change(&mut self, name: String, doomed: Option<(VolumeId, BTreeSet<NodeId>)>) {
-        if let Some(known) = &mut self.doomed {
-            known.retain(|id, _| id.as_str() != name);
-            known.extend(doomed);
+    fn change(&mut self, name: String, now: Option<Known>) {
+        if let Some(known) = &mut self.known {
+            match now {
+                Some(now) => known.insert(name.clone(), now),
+                None => known.remove(&name),
+            };
         }
         self.each.insert(name, self.revision);
         if self.each.len() > REMEMBERED {
@@ -96,12 +123,16 @@ impl Seen {
     }
 }
 
-/// The nodes that have memory of a volume that is being deleted. What cannot be read is left alone.
-fn doomed(object: DynamicObject) -> Option<(VolumeId, BTreeSet<NodeId>)> {
-    let resource: VineyardVolume = object.try_parse().ok()?;
-    let volume = Volume::try_from(resource).ok()?;
-    let is_doomed = volume.phase == Phase::Deleting;
-    is_doomed.then(|| (volume.id, volume.layers.into_keys().collect()))
+fn known(object: DynamicObject) -> Known {
+    let volume = object.try_parse::<VineyardVolume>().ok();
+    let volume = volume.and_then(|resource| Volume::try_from(resource).ok());
+    volume.map_or_else(Known::default, |volume| Known {
+        doomed: match volume.phase {
+            Phase::Deleting => volume.layers.into_keys().collect(),
+            _ => BTreeSet::new(),
+        },
+        booked: Some((volume.id, volume.booked)),
+    })
 }
 
 /// Watches the volumes in `namespace` until nobody wants to know any more.
@@ -180,6 +211,24 @@ mod tests {
         assert!(names(&seen, "n2").unwrap().is_empty());
         seen.learn(watcher::Event::Delete(object("a", Phase::Deleting, "n1")));
         assert!(names(&seen, "n1").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_booking_is_elsewhere_when_its_volume_is_or_is_gone_and_not_when_nobody_can_tell() {
+        let [a, b] = ["a", "b"].map(|node| NodeId::parse(node).unwrap());
+        let mut seen = Seen::default();
+        assert!(!seen.is_booked_elsewhere("v", &a));
+        seen.learn(watcher::Event::InitDone);
+        assert!(seen.is_booked_elsewhere("v", &a));
+        let booked = object("v", Phase::Booked, "n1");
+        seen.learn(watcher::Event::Apply(booked.clone()));
+        assert!(!seen.is_booked_elsewhere("v", &a) && seen.is_booked_elsewhere("v", &b));
+        let mut damaged = booked.clone();
+        damaged.data["status"]["layers"] = serde_json::json!("?");
+        seen.learn(watcher::Event::Apply(damaged));
+        assert!(!seen.is_booked_elsewhere("v", &b));
+        seen.learn(watcher::Event::Delete(booked));
+        assert!(seen.is_booked_elsewhere("v", &a));
     }
 
     #[test]

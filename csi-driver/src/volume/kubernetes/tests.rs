@@ -82,3 +82,44 @@ async fn what_others_wrote_on_a_resource_stays() {
         api.delete(name, &DeleteParams::default()).await.unwrap();
     }
 }
+
+#[tokio::test]
+#[ignore = "needs a cluster: make cluster-conformance"]
+async fn a_node_takes_out_what_another_one_has_taken_over() {
+    let client = Client::try_default().await.unwrap();
+    define(&client).await;
+    let all = namespaces(&client).await;
+    let catalog = KubernetesCatalog::new(client.clone(), &all[0]);
+    let stored = catalog.create(conformance::volume("a")).await.unwrap();
+    let left = stored.volume.booked.clone();
+    let mut moved = stored.volume;
+    moved.booked = NodeId::parse("elsewhere").unwrap();
+    // As the plugin of the other node does it, which may not write about this one.
+    catalog.update(&stored.version, moved).await.unwrap();
+    let nodes: Api<crate::resources::VineyardNode> = Api::namespaced(client.clone(), &all[0]);
+    let booked = async || {
+        let node = nodes.get(left.as_str()).await.unwrap();
+        node.status.unwrap().bookings.contains_key("a")
+    };
+    catalog.beat(&left, "boot").await.unwrap();
+    assert!(
+        booked().await,
+        "an entry that is young may be ahead of its record"
+    );
+    let old = serde_json::json!({"status": {"bookings": {"a": {"since": 1}}}});
+    let plain = PatchParams::default();
+    let patch = kube::api::Patch::Merge(old);
+    nodes.patch(left.as_str(), &plain, &patch).await.unwrap();
+    for _ in 0..100 {
+        catalog.beat(&left, "boot").await.unwrap();
+        if !booked().await {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(!booked().await);
+    let api: Api<Namespace> = Api::all(client);
+    for name in &all {
+        api.delete(name, &DeleteParams::default()).await.unwrap();
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! `VINEYARD_BLESS=1` writes the third part anew; read it before you believe it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -21,6 +21,8 @@ struct Known {
     claims: BTreeMap<String, KnownClaim>,
     #[serde(default)]
     homes: BTreeMap<String, String>,
+    #[serde(default)]
+    unplaced: BTreeSet<String>,
     #[serde(default)]
     bounds: KnownBounds,
     #[serde(default)]
@@ -73,6 +75,7 @@ impl Known {
         Facts {
             claims: claims.collect(),
             homes: homes.collect(),
+            unplaced: self.unplaced.clone(),
             bounds: Bounds {
                 least_memory: bounds.least_memory.as_ref().map(bytes),
                 most_memory: bounds.most_memory.as_ref().map(bytes),
