@@ -110,7 +110,7 @@ lint-house: $(BIN)/.ready
 	python3 .ci/layers.py
 	python3 .ci/links.py
 	for script in .ci/run .ci/apt .ci/pythons .ci/wheel-test tests/sanity/run tests/cluster/images/make tests/cluster/run \
-		tests/cluster/beside tests/cluster/missing tests/soak/run tests/vm/run \
+		tests/cluster/beside tests/cluster/missing tests/cluster/on-one tests/soak/run tests/vm/run \
 		tests/vm/kernel tests/vm/test; do bash -n "$$script"; done
 	$(BIN)/typos
 
@@ -158,7 +158,7 @@ test-kubernetes: ## Runs the driver's tests with what it has for Kubernetes, bui
 	$(TEST_FOR_KUBERNETES)
 
 .PHONY: test-cluster
-test-cluster: ## Runs the tests on a real cluster of their own, and removes it (needs Go and root)
+test-cluster: ## Runs the tests on two real clusters of their own, and removes them (needs Go and root)
 	tests/cluster/run
 
 .PHONY: test-python
@@ -230,8 +230,10 @@ KUBERNETES = $(shell sed -n 's/.*k8s.io\/kubernetes v//p' tests/cluster/kube/go.
 TEST_CLUSTER := target/debug/vineyard-test-cluster
 # Where the tables of a run go.
 PAGES := docs
-# Which tests: a part of their names.
+# Which tests: parts of their names.
 TESTS :=
+# Set: what the cluster runs is built already.
+PREBUILT :=
 CLUSTER_PROGRAMS := $(addprefix .cache/bin/,helm etcd csi-provisioner csi-resizer kubernetes)
 
 # The build cache of Go makes all but the first build a matter of seconds.
@@ -302,16 +304,21 @@ test-chart: .cache/bin/helm $(BIN)/.ready ## Lints and renders the chart in seve
 endif
 
 .PHONY: cluster-up
-cluster-up: cluster-tool cluster-programs cluster-images ## Starts a real Kubernetes of N nodes (2), named ID (dev); needs Go and root
+cluster-up: $(if $(PREBUILT),,cluster-tool cluster-programs cluster-images) ## Starts a real Kubernetes of N nodes (2), named ID (dev); needs Go and root
 	$(TEST_CLUSTER) up --id $(ID) --nodes $(N) --programs .cache/bin --images .cache/images
 
 .PHONY: cluster-test
-cluster-test: cluster-up plugin ## Installs the driver on the cluster ID and tests it there
+cluster-test: cluster-up $(if $(PREBUILT),,plugin) ## Installs the driver on the cluster ID and tests it there; TESTS: some
 	$(TEST_CLUSTER) exec --id $(ID) -- helm upgrade --install vineyard manifests/vineyard --namespace vineyard-system \
 		--create-namespace --values tests/cluster/values.yaml --wait=legacy --timeout 3m
 	VINEYARD_TEST_CLUSTER=$(ID) VINEYARD_CLUSTER_PAGES=$(abspath $(PAGES)) \
 		cargo test --locked $(RUST_TESTED) --test cluster -- --ignored --test-threads=1 --skip latency:: --skip soak_ --skip uninstall:: $(TESTS)
-	VINEYARD_TEST_CLUSTER=$(ID) $(BIN)/pytest -p no:cacheprovider -q manifests/tests/test_on_a_cluster.py
+	$(if $(TESTS),,$(CHART_TESTS))
+
+.PHONY: cluster-chart
+cluster-chart: $(BIN)/.ready ## Tests the chart on the cluster ID, where it is installed; `make cluster-test` does, too, unless it has TESTS
+	$(CHART_TESTS)
+CHART_TESTS = VINEYARD_TEST_CLUSTER=$(ID) $(BIN)/pytest -p no:cacheprovider -q manifests/tests/test_on_a_cluster.py
 
 .PHONY: cluster-uninstall
 cluster-uninstall: cluster-tool ## Uninstalls the driver from the cluster ID, and looks for what it left

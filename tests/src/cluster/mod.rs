@@ -23,9 +23,10 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
@@ -107,18 +108,36 @@ impl Cluster {
         network::make_bridge(cluster.namespaces())?;
         cluster.start_control_plane()?;
         for n in 1..=wanted.nodes {
-            let node = cluster.node(n);
-            node.start(wanted.node_memory)?;
-            for image in &wanted.images {
-                node.import(image)?;
-            }
+            cluster.node(n).start(wanted.node_memory)?;
         }
+        cluster.import_all(wanted)?;
         cluster.wait_for_nodes(wanted.nodes)?;
         cluster.place.complete(wanted.nodes)?;
         // Until here it would have ended together with this process.
         let mut stay = stay;
         stay.write_all(hold::STAY.as_bytes())?;
         Ok(cluster)
+    }
+
+    /// Gives all nodes their images, each beside the others: unpacking is what takes longest.
+    fn import_all(&self, wanted: &Wanted) -> Result<()> {
+        let import = |n| -> Result<()> {
+            let node = self.node(n);
+            wanted
+                .images
+                .iter()
+                .try_for_each(|image| node.import(image))
+        };
+        thread::scope(|scope| {
+            let running: Vec<_> = (1..=wanted.nodes)
+                .map(|n| scope.spawn(move || import(n)))
+                .collect();
+            running.into_iter().try_for_each(|node| {
+                node.join()
+                    .map_err(|_| anyhow!("an import panicked"))
+                    .flatten()
+            })
+        })
     }
 
     /// Makes the namespaces.

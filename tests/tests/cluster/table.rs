@@ -1,6 +1,6 @@
 //! What a run has shown, step by step: printed, and written into the pages that the environment names.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -54,7 +54,11 @@ pub(crate) fn write(page: &str, name: &str, shown: &str) -> Result<()> {
     let Some(folder) = std::env::var_os("VINEYARD_CLUSTER_PAGES") else {
         return Ok(());
     };
-    let page = PathBuf::from(folder).join(page);
+    let folder = PathBuf::from(folder);
+    // The other half of the tests writes there, too.
+    let lock = File::open(&folder)?;
+    lock.lock()?;
+    let page = folder.join(page);
     let text = fs::read_to_string(&page).with_context(|| page.display().to_string())?;
     let (begin, end) = (
         format!("<!-- {name}: begin -->\n"),
