@@ -74,10 +74,14 @@ pub(super) fn preferences(
     patch
 }
 
-/// Claims of a pod that other pods may use, too, and that no node has memory of.
-pub(super) fn shared<'a>(pod: &'a Pod, facts: &Facts) -> BTreeSet<&'a str> {
+/// Claims behind volumes of a pod that are ours, which other pods may use, too, and which no node has memory of.
+pub(super) fn shared<'a>(
+    pod: &'a Pod,
+    facts: &Facts,
+    is_ours: impl Fn(&str) -> bool,
+) -> BTreeSet<&'a str> {
     let claims = sources(pod).filter_map(|(volume, source)| match source {
-        Source::Claim { name, .. } => facts.claims.contains_key(volume).then_some(name),
+        Source::Claim { name, .. } => is_ours(volume).then_some(name),
         Source::Template(_) => None,
     });
     claims.filter(|it| facts.unplaced.contains(*it)).collect()

@@ -66,7 +66,8 @@ pub(super) fn inject(pod: &Pod, facts: &Facts, settings: &Settings) -> Result<In
     let writes = volumes.writable.values().any(|writable| *writable);
     let sizes = writes.then(|| Sizes::decide(spec, facts, overrides, settings));
     let mut additions = Additions::default();
-    let together = shared(pod, facts);
+    let is_ours = |volume: &str| volumes.writable.contains_key(volume);
+    let together = shared(pod, facts, is_ours);
     let preferences = preferences(pod, spec, facts, &together);
     additions.operations.extend(preferences);
     if sockets.is_none() {

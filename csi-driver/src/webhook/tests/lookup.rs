@@ -188,6 +188,10 @@ async fn the_home_of_a_bound_claim_is_known_until_its_memory_is_gone() {
     let bench = Bench::new().await;
     bench.bound("a").await;
     let volume = conformance::volume("a");
+    bench.claim("nowhere", json!({"storageClassName": "vineyard"}));
+    let unplaced = async |claim| bench.facts(volumes(claim)).await.unwrap().unplaced;
+    assert_eq!(unplaced("nowhere").await, ["nowhere".to_owned()].into());
+    assert!(unplaced("a").await.is_empty());
     let homes = async || bench.facts(volumes("a")).await.unwrap().homes;
     let at = |node: &str, bytes| [(node.to_owned(), Bytes(bytes))].into();
     assert_eq!(homes().await, at(volume.booked.as_str(), 0));
