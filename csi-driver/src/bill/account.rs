@@ -358,6 +358,11 @@ impl Account {
         }
     }
 
+    /// Whether nothing is to touch the volume.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.halted
+    }
+
     /// Runs again.
     pub(crate) fn unhalt(&mut self) {
         self.halted = false;

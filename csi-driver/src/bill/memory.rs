@@ -62,6 +62,21 @@ impl Bills {
         Ok(())
     }
 
+    /// The same, unless that is known already: whoever made the memory may not have heard that it is on record.
+    ///
+    /// # Errors
+    /// Those of [`resident`](Self::resident).
+    pub(crate) async fn ensure_resident(&self, id: &VolumeId) -> Result<(), Error> {
+        let is_known = {
+            let all = self.inner.accounts();
+            all.volumes.get(id).is_some_and(|it| !it.is_halted())
+        };
+        match is_known {
+            true => Ok(()),
+            false => self.resident(id, Vec::new()).await,
+        }
+    }
+
     /// Makes the store's directories in new memory that nobody has seen, on the retainer's bill when there is one.
     ///
     /// # Errors

@@ -47,7 +47,8 @@ impl Node {
                             path,
                         });
                     }
-                    return self.fit(&volume).await;
+                    self.fit(&volume).await?;
+                    return Ok(self.bills.ensure_resident(id).await?);
                 }
                 Presence::Make { epoch } => self.make(&volume, epoch, context).await?,
                 Presence::Fill { epoch, source } => {

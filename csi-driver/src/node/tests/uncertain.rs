@@ -99,6 +99,8 @@ async fn staged_by_the_second_call(bench: &Bench) {
     bench.stage("v").await.unwrap();
     let volume = bench.read("v").await;
     assert_eq!((volume.phase, volume.epoch), (Phase::Resident, 1));
+    let known = bench.node.bills.views(false).await.unwrap().volumes;
+    assert!(known.iter().any(|bill| bill.volume_id == "v"), "no bill");
 }
 
 #[tokio::test]
