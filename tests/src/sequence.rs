@@ -445,10 +445,13 @@ impl Play {
 
     /// Removes what is not needed any more. An object that somebody was about to name, or to remove, when he was killed a minute ago is not.
     fn sweep(&mut self) -> Result<()> {
-        let swept = self.sweep_trash()?;
-        if swept == 0 {
-            return Ok(());
+        while let swept @ 1.. = self.sweep_trash()? {
+            self.forget_swept(swept)?;
         }
+        Ok(())
+    }
+
+    fn forget_swept(&mut self, swept: u64) -> Result<()> {
         let shown = Shown::scan(self.world.volume())?;
         let mut gone = self.model.unnamed();
         gone.retain(|inode| match &self.model.files[inode].place {
@@ -462,7 +465,7 @@ impl Play {
         for inode in gone {
             self.model.discard(inode);
         }
-        self.sweep_trash().map(drop)
+        Ok(())
     }
 
     /// Removes from the trash what nobody maps, and returns how many objects without a name were found. Another test that forks at this

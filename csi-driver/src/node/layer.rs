@@ -123,6 +123,10 @@ impl Node {
             context: context.map(str::to_owned),
         };
         let settled = catalog::change_booking::<Error>(&*self.catalog, id, self.budget, |latest| {
+            // An answer was lost, here or below: that must not look like somebody else's work.
+            if latest.is_settled(&self.id, &layer) {
+                return Ok(());
+            }
             // Not when somebody else has made it somewhere, deleted it, or expanded it meanwhile.
             if latest.epoch + 1 != epoch
                 || latest.phase != volume.phase

@@ -139,6 +139,13 @@ impl Volume {
         self.usage = None;
     }
 
+    /// Whether exactly this layer of `node` is its memory.
+    pub(crate) fn is_settled(&self, node: &NodeId, layer: &Layer) -> bool {
+        self.phase == Phase::Resident
+            && self.home.as_ref() == Some(node)
+            && self.layers.get(node) == Some(layer)
+    }
+
     /// Records that its memory is gone. The epoch stays: nobody else has it.
     pub(crate) fn lose(&mut self, reason: &str) {
         self.phase = Phase::Lost {

@@ -1,6 +1,6 @@
-//! A change that is on record although the catalog said that it failed: an answer that was lost.
+//! A change that is on record although the catalog said something else: an answer was lost.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
 
 use tonic::async_trait;
 
@@ -8,30 +8,65 @@ use super::*;
 use crate::volume::catalog::{Error as CatalogError, ResourceVersion, Revision, Stored};
 use crate::volume::{ContentSource, Listing, NodeReport, Tombstone};
 
-/// Loses the answer to a change that makes a volume resident.
-#[derive(Debug)]
-struct Lossy {
-    inner: Arc<dyn Catalog>,
-    armed: AtomicBool,
+/// What becomes, once, of the change that makes a volume resident.
+#[derive(Clone, Copy, Debug)]
+enum Trouble {
+    /// It is written, and nobody hears of it.
+    Lost,
+    /// It is written, and asked for again, which meets itself.
+    Repeated,
+    /// It is written only just before the next change.
+    Late,
 }
 
-impl Lossy {
-    fn answer(&self, stored: Result<Stored, CatalogError>) -> Result<Stored, CatalogError> {
-        let is_resident = stored
-            .as_ref()
-            .is_ok_and(|it| it.volume.phase == Phase::Resident);
-        if is_resident && self.armed.swap(false, Ordering::Relaxed) {
-            return Err(CatalogError::Storage {
-                doing: "update".into(),
-                source: std::io::ErrorKind::TimedOut.into(),
-            });
+const ALL: [Trouble; 3] = [Trouble::Lost, Trouble::Repeated, Trouble::Late];
+
+#[derive(Debug)]
+struct Troubled {
+    inner: Arc<dyn Catalog>,
+    trouble: Mutex<Option<Trouble>>,
+    late: Mutex<Option<(ResourceVersion, Volume)>>,
+}
+
+impl Troubled {
+    async fn swap(
+        &self,
+        version: &ResourceVersion,
+        volume: Volume,
+    ) -> Result<Stored, CatalogError> {
+        let late = self.late.lock().unwrap().take();
+        if let Some((version, volume)) = late {
+            let _ = self.inner.update(&version, volume).await;
         }
-        stored
+        let id = volume.id.clone();
+        let trouble = match volume.phase {
+            Phase::Resident => self.trouble.lock().unwrap().take(),
+            _ => None,
+        };
+        let unheard = CatalogError::Storage {
+            doing: "update".into(),
+            source: std::io::ErrorKind::TimedOut.into(),
+        };
+        match trouble {
+            None => self.inner.update(version, volume).await,
+            Some(Trouble::Lost) => {
+                self.inner.update(version, volume).await?;
+                Err(unheard)
+            }
+            Some(Trouble::Repeated) => {
+                self.inner.update(version, volume).await?;
+                Err(CatalogError::Conflict(id))
+            }
+            Some(Trouble::Late) => {
+                *self.late.lock().unwrap() = Some((version.clone(), volume));
+                Err(unheard)
+            }
+        }
     }
 }
 
 #[async_trait]
-impl Catalog for Lossy {
+impl Catalog for Troubled {
     async fn get(&self, id: &VolumeId) -> Result<Stored, CatalogError> {
         self.inner.get(id).await
     }
@@ -45,16 +80,16 @@ impl Catalog for Lossy {
         version: &ResourceVersion,
         volume: Volume,
     ) -> Result<Stored, CatalogError> {
-        self.answer(self.inner.update(version, volume).await)
+        self.swap(version, volume).await
     }
 
     async fn book(
         &self,
         version: Option<&ResourceVersion>,
         volume: Volume,
-        budget: Bytes,
+        _budget: Bytes,
     ) -> Result<Stored, CatalogError> {
-        self.answer(self.inner.book(version, volume, budget).await)
+        self.swap(version.unwrap(), volume).await
     }
 
     async fn delete(&self, version: &ResourceVersion, id: &VolumeId) -> Result<(), CatalogError> {
@@ -82,38 +117,38 @@ impl Catalog for Lossy {
     }
 }
 
-fn lossy() -> Bench {
-    let mut bench = Bench::new();
-    let lossy = Lossy {
+/// A node whose volume `v` will have this trouble.
+fn begin(mut bench: Bench, trouble: Trouble) -> Bench {
+    bench.node.catalog = Arc::new(Troubled {
         inner: Arc::clone(&bench.catalog),
-        armed: AtomicBool::new(true),
-    };
-    bench.node.catalog = Arc::new(lossy);
+        trouble: Mutex::new(Some(trouble)),
+        late: Mutex::default(),
+    });
     bench
 }
 
-/// Stages `v` until it is there, which must be at the second call.
-async fn staged_by_the_second_call(bench: &Bench) {
-    let error = bench.stage("v").await.unwrap_err();
-    assert_ne!(code(&error), Code::DataLoss, "{error}");
-    bench.stage("v").await.unwrap();
+/// Stages `v`, as often as kubelet would.
+async fn is_staged_in_the_end(bench: &Bench, what: &str) {
+    let mut calls = 0;
+    while let Err(error) = bench.stage("v").await {
+        calls += 1;
+        assert!(
+            code(&error) != Code::DataLoss && calls < 4,
+            "{what}: {error}"
+        );
+    }
     let volume = bench.read("v").await;
-    assert_eq!((volume.phase, volume.epoch), (Phase::Resident, 1));
+    assert_eq!((volume.phase, volume.epoch), (Phase::Resident, 1), "{what}");
     let known = bench.node.bills.views(false).await.unwrap().volumes;
-    assert!(known.iter().any(|bill| bill.volume_id == "v"), "no bill");
+    assert!(
+        known.iter().any(|bill| bill.volume_id == "v"),
+        "{what}: no bill"
+    );
 }
 
-#[tokio::test]
-async fn memory_whose_record_is_written_after_all_is_not_lost() {
-    let bench = lossy();
-    bench.volume("v").await;
-    staged_by_the_second_call(&bench).await;
-}
-
-#[tokio::test]
-async fn a_clone_whose_record_is_written_after_all_is_not_lost() {
-    let mut bench = lossy();
-    let lossy = std::mem::replace(&mut bench.node.catalog, Arc::clone(&bench.catalog));
+/// A volume with a file, and `v`, its clone.
+async fn with_a_clone() -> Bench {
+    let bench = Bench::new();
     let source = bench.volume("source").await.id;
     bench.node.ensure_present(&source, None).await.unwrap();
     fs::write(bench.node.layer_path(&source).join("file"), "content").unwrap();
@@ -124,9 +159,40 @@ async fn a_clone_whose_record_is_written_after_all_is_not_lost() {
         }),
         ..conformance::volume("v")
     };
-    let id = bench.catalog.create(volume).await.unwrap().volume.id;
-    bench.node.catalog = lossy;
-    staged_by_the_second_call(&bench).await;
-    let content = fs::read_to_string(bench.node.layer_path(&id).join("file"));
-    assert_eq!(content.unwrap(), "content");
+    bench.catalog.create(volume).await.unwrap();
+    bench
+}
+
+fn content(bench: &Bench) -> String {
+    let layer = bench.node.layer_path(&VolumeId::of_name("v"));
+    fs::read_to_string(layer.join("file")).unwrap()
+}
+
+#[tokio::test]
+async fn memory_whose_record_is_written_after_all_is_not_lost() {
+    for trouble in ALL {
+        let bench = begin(Bench::new(), trouble);
+        bench.volume("v").await;
+        is_staged_in_the_end(&bench, &format!("{trouble:?}")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_clone_whose_record_is_written_after_all_is_not_lost() {
+    for trouble in ALL {
+        let bench = begin(with_a_clone().await, trouble);
+        is_staged_in_the_end(&bench, &format!("{trouble:?}")).await;
+        assert_eq!(content(&bench), "content", "{trouble:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_clone_that_is_on_record_stays_when_its_bill_cannot_be_written() {
+    let bench = with_a_clone().await;
+    let in_the_way = bench.folder.path().join("bill/volumes/v.tmp");
+    fs::create_dir_all(&in_the_way).unwrap();
+    bench.stage("v").await.unwrap_err();
+    fs::remove_dir(in_the_way).unwrap();
+    is_staged_in_the_end(&bench, "its bill").await;
+    assert_eq!(content(&bench), "content");
 }

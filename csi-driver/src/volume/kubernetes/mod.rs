@@ -7,7 +7,8 @@ mod seen;
 mod tests;
 
 use std::fmt;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use kube::{Client, ResourceExt};
@@ -27,6 +28,9 @@ use crate::resources::VineyardVolume;
 /// How long who waits for a change waits at most: a watch may have missed it.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
+/// Between two looks at old entries, each of which lists all volumes.
+const TRIM_PAUSE: Duration = Duration::from_secs(60);
+
 /// Records as resources in a namespace.
 pub(crate) struct KubernetesCatalog {
     client: Client,
@@ -34,6 +38,8 @@ pub(crate) struct KubernetesCatalog {
     api: Api<VineyardVolume>,
     ledger: Ledger,
     seen: watch::Receiver<Seen>,
+    /// When entries were trimmed last.
+    trimmed: Mutex<Option<Instant>>,
     /// Ends with the catalog.
     _watching: JoinSet<()>,
 }
@@ -58,8 +64,19 @@ impl KubernetesCatalog {
             client,
             namespace: namespace.to_owned(),
             seen,
+            trimmed: Mutex::default(),
             _watching: watching,
         }
+    }
+
+    /// Not again and again, although what was seen may be long out of date.
+    fn is_time_to_trim(&self) -> bool {
+        let mut trimmed = self.trimmed.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time = trimmed.is_none_or(|last| last.elapsed() > TRIM_PAUSE);
+        if is_time {
+            *trimmed = Some(Instant::now());
+        }
+        is_time
     }
 
     /// The record that has this version.
@@ -89,6 +106,15 @@ impl KubernetesCatalog {
             _ => storage("create", id.as_str(), error),
         });
         stored(created?)
+    }
+
+    /// Whether a volume is booked on a node with at least so much; also when nobody can tell.
+    async fn has_booked(&self, (id, node, capacity): &(VolumeId, NodeId, Bytes)) -> bool {
+        match self.get(id).await {
+            Ok(Stored { volume, .. }) => volume.booked == *node && volume.capacity >= *capacity,
+            Err(Error::NotFound(_)) => false,
+            Err(_) => true,
+        }
     }
 
     /// Takes out the entry of a volume that is booked elsewhere now. A node's plugin may not do that to another node: then that node itself trims
@@ -191,6 +217,7 @@ impl Catalog for KubernetesCatalog {
             _ => None,
         };
         let id = volume.id.clone();
+        let wanted = (id.clone(), volume.booked.clone(), volume.capacity);
         let entry = self.ledger.enter(&volume, budget).await?;
         let written = self.write(version, volume).await;
         match &written {
@@ -198,6 +225,9 @@ impl Catalog for KubernetesCatalog {
                 if let Some((node, number)) = left {
                     self.leave(&node, &id, number).await;
                 }
+            }
+            // When an answer is lost the client asks again, and its own work is in the way.
+            Err(Error::AlreadyExists(_) | Error::Conflict(_)) if self.has_booked(&wanted).await => {
             }
             Err(Error::AlreadyExists(_) | Error::Conflict(_) | Error::NotFound(_)) => {
                 self.ledger.take_back(entry).await?;
@@ -243,8 +273,11 @@ impl Catalog for KubernetesCatalog {
     async fn beat(&self, node: &NodeId, boot_id: &str) -> Result<Vec<Tombstone>, Error> {
         let status = self.ledger.beat(node, boot_id).await?;
         let is_elsewhere = |id: &str| self.seen.borrow().is_booked_elsewhere(id, node);
-        if ledger::has_left(&status, is_elsewhere) {
-            self.ledger.trim(node).await?;
+        if ledger::has_left(&status, is_elsewhere)
+            && self.is_time_to_trim()
+            && let Err(error) = self.ledger.trim(node).await
+        {
+            tracing::warn!(%node, %error, "what volumes that have left had booked here stays a while");
         }
         Ok(status.tombstones)
     }
