@@ -328,6 +328,7 @@ impl Filling {
             Ok(_) | Err(Error::Catalog(catalog::Error::NotFound(_))) => {}
             Err(error) => return Err(error),
         }
+        fail_point!("clone.fenced");
         node.unmount_layer(&self.id).await?;
         fail_point!("clone.undone");
         let forgotten = catalog::change::<Error>(&*node.catalog, &self.id, |volume| {
