@@ -105,6 +105,9 @@ pub struct Outcome {
     /// Bytes that were reached, but whose owner nobody can tell: beyond the end of a file that others may write to, and symlinks
     /// that are too long for their inode, a page each.
     pub unseen: u64,
+    /// Of these, bytes beyond the end of files that nobody writes to: somebody looked at them when they were to be freed. The next pass
+    /// frees them.
+    pub unfreed: u64,
     /// Bytes that the volume held all the time, and that neither a path nor a process that is visible from here reaches.
     pub unreached: u64,
     /// The time was up before the pass was through.
@@ -114,7 +117,7 @@ pub struct Outcome {
 impl Outcome {
     /// Whether every byte is charged to somebody who rightly pays, as far as that can be told.
     pub fn is_complete(&self) -> bool {
-        self.left_bytes == 0 && self.unreached == 0 && !self.interrupted
+        self.left_bytes == 0 && self.unfreed == 0 && self.unreached == 0 && !self.interrupted
     }
 }
 

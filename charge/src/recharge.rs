@@ -7,10 +7,12 @@
 mod attributes;
 mod large;
 mod lease;
+mod punch;
 mod scratch;
 mod small;
 
 pub use large::{Large, Leftover, Moved, Slack};
+pub(crate) use punch::{allocated, punch, restore_times};
 pub(crate) use scratch::Scratch;
 pub(crate) use small::{BATCH, Check, Original};
 pub use small::{Copied, Replace};

@@ -5,6 +5,8 @@ use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -19,6 +21,9 @@ use crate::mapping::{Mapping, PAGE};
 use crate::recycle::{InTrash, Recycled, extensible};
 use crate::tree::Tree;
 use crate::volume::Volume;
+
+/// Milliseconds before each attempt to free a part of a huge page.
+const PAUSES: [u64; 8] = [0, 1, 2, 4, 8, 16, 32, 64];
 
 /// A file and its bill. Dropped before it is sealed, it leaves nothing.
 #[derive(Debug)]
@@ -98,13 +103,35 @@ impl Fresh {
             return Ok(());
         }
         // A huge page that the end falls into has to be split, and that may fail.
-        let stat = fstat(self.file.as_fd())?;
-        if u64::try_from(stat.st_blocks).unwrap_or(0) * 512 != kept {
+        if self.allocated()? != kept {
             return Err(Errno::EBUSY);
         }
         self.trimmed(self.resident - kept);
         self.resident = kept;
         Ok(())
+    }
+
+    /// Makes the file end at `end`, and frees what is allocated beyond. Returns the bytes that are allocated then.
+    ///
+    /// The huge page that the end falls into is split for that. While somebody looks at it, such as a survey, that fails, and
+    /// the kernel does not say so.
+    pub(crate) fn end_at(&self, end: i64) -> Result<u64, Errno> {
+        let most = u64::try_from(end).unwrap_or(0).next_multiple_of(PAGE);
+        for pause in PAUSES {
+            thread::sleep(Duration::from_millis(pause));
+            // Also when the size stays, this frees the pages beyond it.
+            ftruncate(self.file.as_fd(), end)?;
+            if self.allocated()? <= most {
+                break;
+            }
+        }
+        self.allocated()
+    }
+
+    /// Bytes that are allocated.
+    pub(crate) fn allocated(&self) -> Result<u64, Errno> {
+        let stat = fstat(self.file.as_fd())?;
+        Ok(u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
     }
 
     /// Whether it was another object before.

@@ -6,7 +6,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::sys::stat::fstat;
 use nix::sys::uio::pread;
 use nix::unistd::ftruncate;
 
@@ -129,17 +128,15 @@ impl Writer {
     pub fn seal(self, options: &PutOptions) -> Result<Ref, Error> {
         let at = |errno| Error::io("seal", errno);
         let end = i64::try_from(self.len).map_err(|_| Error::io("seal", Errno::EFBIG))?;
-        // Also when the size stays, this frees the pages beyond it.
-        ftruncate(self.file.as_fd(), end).map_err(at)?;
+        let mut allocated = self.file.end_at(end).map_err(at)?;
         if matches!(
             refuse_holes(self.file.as_fd(), self.len),
             Err(Error::Holes { .. })
         ) {
             self.file.reserve(&self.volume, 0, self.len)?;
             refuse_holes(self.file.as_fd(), self.len)?;
+            allocated = self.file.allocated().map_err(at)?;
         }
-        let stat = fstat(self.file.as_fd()).map_err(at)?;
-        let allocated = u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
         self.file.trimmed(self.reserved.saturating_sub(allocated));
         self.volume
             .seal_file(&self.file, self.kind, self.len, options)

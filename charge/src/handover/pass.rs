@@ -12,18 +12,20 @@ use std::sync::atomic::Ordering;
 use std::thread::Scope;
 
 use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, OFlag, fallocate};
+use nix::fcntl::OFlag;
 use nix::sys::stat::{FileStat, Mode, fchmod, fstat, mkdirat};
 use nix::sys::statfs::fstatfs;
 
 use super::batch::{BATCH_BYTES, Done, Item, Judged, Terms, foreign};
 use super::crew::{Batch, Crew};
 use super::{HandOver, HandOverError, Left, Outcome, Stop};
+use crate::PAGE;
 use crate::cgroup::CgroupId;
 use crate::mapping::resident_pages;
-use crate::payer::{Limit, ReserveError};
+use crate::payer::{Extent, Limit, ReserveError};
 use crate::recharge::{
-    BATCH, Copied, Large, Moved, RechargeError, Replace, SMALL, Scratch, Slack, nobody_writes,
+    BATCH, Copied, Large, Moved, RechargeError, Replace, SMALL, Scratch, Slack, allocated,
+    nobody_writes, punch, restore_times,
 };
 use crate::survey::{SurveyError, Surveyor};
 use crate::tree::{self, Visit};
@@ -353,23 +355,36 @@ impl<'scope, 'a: 'scope> Pass<'scope, 'a> {
     }
 
     /// Bytes beyond the end of a file, whose owner nobody can tell: they are freed where nobody can be about to fill them.
-    fn beyond(&mut self, file: &impl AsFd, allocated: u64, present: u64, writable: Option<File>) {
-        if allocated <= present {
+    fn beyond(&mut self, file: &impl AsFd, before: u64, present: u64, writable: Option<File>) {
+        let Ok(stat) = fstat(file) else {
+            return;
+        };
+        // A pull that somebody looked at may have added some.
+        let mut now = allocated(&stat);
+        if before.max(now) <= present {
             return;
         }
+        let end = u64::try_from(stat.st_size)
+            .unwrap_or(0)
+            .next_multiple_of(PAGE);
+        let mut is_free = true;
         if let Some(writable) = writable
-            && let Ok(stat) = fstat(&writable)
-            && let end = (stat.st_size + 4095) & !4095
-            && u64::try_from(end)
-                .is_ok_and(|end| resident_pages(file.as_fd(), end, 0).is_ok_and(|pages| pages > 0))
+            && has_pages_beyond(file.as_fd(), end)
         {
-            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            let most = i64::MAX - end - 4095;
-            while fallocate(&writable, flags, end, most) == Err(Errno::EINTR) {}
+            let beyond = Extent {
+                offset: end,
+                length: u64::MAX,
+            };
+            is_free = punch(writable.as_fd(), &[beyond], || {
+                !has_pages_beyond(file.as_fd(), end)
+            });
+            restore_times(&writable, &stat);
+            now = fstat(file).map_or(now, |stat| allocated(&stat));
         }
-        let now = fstat(file.as_fd()).map_or(allocated, |stat| self::allocated(&stat));
-        self.found = self.found.saturating_sub(allocated.saturating_sub(now));
-        self.outcome.unseen += now.saturating_sub(present);
+        self.found = (self.found + now).saturating_sub(before);
+        let unseen = now.saturating_sub(present);
+        self.outcome.unseen += unseen;
+        self.outcome.unfreed += if is_free { 0 } else { unseen };
     }
 
     /// Where copies get their first name.
@@ -449,8 +464,13 @@ fn is_sealed(path: &Path, stat: &FileStat) -> bool {
     is_object && stat.st_mode & 0o222 == 0
 }
 
-fn allocated(stat: &FileStat) -> u64 {
-    u64::try_from(stat.st_blocks).unwrap_or(0) * 512
+/// Whether anything is allocated beyond `end`, where the file ends.
+fn has_pages_beyond(file: BorrowedFd<'_>, end: u64) -> bool {
+    match resident_pages(file, end, 0) {
+        Ok(pages) => pages > 0,
+        // Before Linux 6.5: holes of the file may hide some.
+        Err(_) => fstat(file).is_ok_and(|stat| allocated(&stat) > end),
+    }
 }
 
 fn free(volume: BorrowedFd<'_>) -> Option<u64> {

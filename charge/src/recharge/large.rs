@@ -7,13 +7,12 @@ use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::stat::{fstat, futimens};
+use nix::sys::stat::fstat;
 use nix::sys::statfs::fstatfs;
-use nix::sys::time::TimeSpec;
 
 use super::RechargeError;
+use super::punch::{allocated, punch, restore_times};
 use crate::cgroup::CgroupId;
 use crate::mapping::{MADV_POPULATE_READ, Mapping};
 use crate::payer::{Extent, Payer};
@@ -115,13 +114,8 @@ impl Large<'_> {
         go_on: &mut dyn FnMut(&Moved) -> bool,
     ) -> Result<Moved, RechargeError> {
         let before = fstat(self.file).map_err(io::Error::from)?;
-        // A split counts as a change of the file, which it is not. Only its owner may say so. That also sets the time of
-        // its last change to now: whoever made the file sees that its pages are not on his bill any more.
-        let restore = || {
-            let accessed = TimeSpec::new(before.st_atime, before.st_atime_nsec);
-            let modified = TimeSpec::new(before.st_mtime, before.st_mtime_nsec);
-            let _ = futimens(self.file, &accessed, &modified);
-        };
+        // A split counts as a change of the file, which it is not.
+        let restore = || restore_times(self.file, &before);
         // Not of a file that is on the right bill.
         let mut is_touched = false;
         let mut touch = || {
@@ -265,12 +259,11 @@ impl Large<'_> {
             Some(slack) if self.free_in_volume()? < REGION => slack.lend(REGION).is_ok(),
             _ => false,
         };
+        let before = self.allocated()?;
         let pulled = payer.pull(self.file, &[region.extent()]);
-        for hole in holes {
-            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            let (offset, length) = (signed(hole.offset)?, signed(hole.length)?);
-            while fallocate(writable, flags, offset, length) == Err(Errno::EINTR) {}
-        }
+        punch(writable, &holes, || {
+            self.allocated().is_ok_and(|now| now <= before)
+        });
         if let Some(slack) = self.slack.filter(|_| lent) {
             slack.take_back(REGION);
         }
@@ -300,6 +293,10 @@ impl Large<'_> {
             }
         }
         Ok(holes)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        Ok(allocated(&fstat(self.file)?))
     }
 
     fn free_in_volume(&self) -> io::Result<u64> {

@@ -8,6 +8,7 @@
 )]
 
 mod faults;
+mod looked_at;
 mod order;
 mod others;
 #[path = "../support/mod.rs"]

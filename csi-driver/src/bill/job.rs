@@ -134,10 +134,12 @@ impl Inner {
         fail_point!("bill.moved");
         let mut wrong =
             report.bytes_of(|owner| !report.retainer.contains(&owner) && !stays.stays(owner));
-        if !self.is_published(id) {
+        wrong += if self.is_published(id) {
+            report.outcome.unfreed
+        } else {
             // Nobody else can be charged for what nobody sees.
-            wrong += report.outcome.unseen + report.outcome.unreached;
-        }
+            report.outcome.unseen + report.outcome.unreached
+        };
         tracing::debug!(volume.id = %id, moved = report.outcome.moved, wrong, seconds = begin.elapsed().as_secs_f64(), "surveyed");
         Ok((report, wrong))
     }

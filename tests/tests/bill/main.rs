@@ -22,3 +22,5 @@ pub(crate) use possible;
 pub(crate) const MIB: u64 = 1 << 20;
 /// How long a test may take on a busy machine.
 pub(crate) const LIMIT: std::time::Duration = std::time::Duration::from_secs(300);
+/// How long bytes may take to be on another bill.
+pub(crate) const MOVED: std::time::Duration = std::time::Duration::from_secs(100);

@@ -16,7 +16,7 @@ use vineyard_tests::ledger;
 use vineyard_tests::node::Node;
 use vineyard_tests::process::{Process, Program, poll};
 
-use crate::LIMIT;
+use crate::{LIMIT, MOVED};
 
 /// The uid of its pod.
 pub(crate) const RETAINER: &str = "retainer-1";
@@ -129,13 +129,16 @@ fn look(node: &Node, volume: &str) -> Result<Bill> {
 /// Waits until the retainer alone is charged for the volume, at least for `bytes`.
 pub(crate) fn wait_until_retained(node: &Node, volume: &str, bytes: u64) -> Result<Bill> {
     let mut last = Ok(Bill::new());
-    let retained = poll(LIMIT, || {
+    let retained = poll(MOVED, || {
         last = bill(node, volume);
         last.as_ref().is_ok_and(|bill| is_retained(bill, bytes))
     });
     match retained {
         true => last,
-        false => bail!("never on the retainer's bill alone: {last:?}"),
+        false => bail!(
+            "never on the retainer's bill alone: {last:?}, and the driver says {:?}",
+            charges(node, volume)
+        ),
     }
 }
 

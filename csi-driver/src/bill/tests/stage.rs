@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::os::fd::AsRawFd;
 use std::sync::Condvar;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tempfile::TempDir;
 use vineyard_charge::{CgroupId, Extent, Payer, ReserveError};
@@ -82,6 +82,8 @@ pub(super) struct FakeEngine {
     held: Mutex<bool>,
     released: Condvar,
     pub(super) runs: AtomicUsize,
+    /// So many bytes of the next run were looked at when they were to be freed.
+    pub(super) unfreed: AtomicU64,
     /// What the last run was told about writers.
     pub(super) exclusive: AtomicBool,
 }
@@ -126,6 +128,8 @@ impl Engine for FakeEngine {
             }
         }
         outcome.billed = owners.clone();
+        outcome.unfreed = self.unfreed.swap(0, Ordering::SeqCst);
+        outcome.unseen = outcome.unfreed;
         let retainer = vec![self.retainer()];
         Ok(Report { outcome, retainer })
     }

@@ -96,6 +96,23 @@ async fn two_pods_of_one_volume_may_leave_at_once() {
 }
 
 #[tokio::test]
+async fn what_could_not_be_freed_is_freed_by_another_run_while_pods_have_the_volume() {
+    let stage = Stage::new(1 << 40);
+    let (id, pod, _) = stage.filled(5 * MIB).await;
+    stage.settled(&id).await;
+    stage.engine.unfreed.store(MIB, Ordering::SeqCst);
+    let before = stage.engine.runs.load(Ordering::SeqCst);
+    stage.bills.leaving(&pod, Bytes(5 * MIB)).await.unwrap();
+    stage
+        .eventually("freed", |stage| {
+            stage.engine.runs.load(Ordering::SeqCst) == before + 2
+        })
+        .await;
+    stage.settled(&id).await;
+    assert_eq!(stage.desired(), 5 * MIB);
+}
+
+#[tokio::test]
 async fn a_pod_that_leaves_leaves_all_of_its_volumes() {
     let mut stage = Stage::new(1 << 40);
     wait_long(&mut stage);
