@@ -307,10 +307,13 @@ endif
 cluster-up: $(if $(PREBUILT),,cluster-tool cluster-programs cluster-images) ## Starts a real Kubernetes of N nodes (2), named ID (dev); needs Go and root
 	$(TEST_CLUSTER) up --id $(ID) --nodes $(N) --programs .cache/bin --images .cache/images
 
-.PHONY: cluster-test
-cluster-test: cluster-up $(if $(PREBUILT),,plugin) ## Installs the driver on the cluster ID and tests it there; TESTS: some
+.PHONY: cluster-install
+cluster-install: cluster-up ## Installs the driver on the cluster ID, or what has changed of it
 	$(TEST_CLUSTER) exec --id $(ID) -- helm upgrade --install vineyard manifests/vineyard --namespace vineyard-system \
 		--create-namespace --values tests/cluster/values.yaml --wait=legacy --timeout 3m
+
+.PHONY: cluster-test
+cluster-test: cluster-install $(if $(PREBUILT),,plugin) ## Tests the driver on the cluster ID; TESTS: some
 	VINEYARD_TEST_CLUSTER=$(ID) VINEYARD_CLUSTER_PAGES=$(abspath $(PAGES)) \
 		cargo test --locked $(RUST_TESTED) --test cluster -- --ignored --test-threads=1 --skip latency:: --skip soak_ --skip uninstall:: $(TESTS)
 	$(if $(TESTS),,$(CHART_TESTS))
@@ -325,7 +328,7 @@ cluster-uninstall: cluster-tool ## Uninstalls the driver from the cluster ID, an
 	VINEYARD_TEST_CLUSTER=$(ID) cargo test --locked $(RUST_TESTED) --test cluster -- --ignored uninstall::
 
 .PHONY: cluster-soak
-cluster-soak: cluster-tool ## Runs what takes longer on the cluster ID, where `make cluster-test` was before
+cluster-soak: cluster-tool ## Kills whoever may be killed in every step, on the cluster ID, where `make cluster-install` was before; `make soak` does, too
 	VINEYARD_TEST_CLUSTER=$(ID) VINEYARD_CLUSTER_PAGES=$(abspath $(PAGES)) \
 		cargo test --locked $(RUST_TESTED) --test cluster -- --ignored --test-threads=1 soak_
 
