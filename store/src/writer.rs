@@ -106,12 +106,11 @@ impl Writer {
     pub fn set_len(&mut self, len: u64) -> Result<(), Error> {
         let end = i64::try_from(len).map_err(|_| Error::io("truncate", Errno::EFBIG))?;
         let at = |errno| Error::io("truncate", errno);
-        if len > self.len {
+        if len >= self.len {
             self.reserve_up_to(len)?;
-        }
-        ftruncate(self.file.as_fd(), end).map_err(at)?;
-        if len < self.len {
-            // That has freed everything beyond.
+            ftruncate(self.file.as_fd(), end).map_err(at)?;
+        } else {
+            self.file.end_at(end).map_err(at)?;
             let kept = len.next_multiple_of(PAGE).min(self.reserved);
             self.file.trimmed(self.reserved - kept);
             self.reserved = kept;
