@@ -165,6 +165,16 @@ struct ControllerFlags {
     )]
     node_grace: u64,
 
+    /// Seconds that a staging keeps a volume from being deleted that is published nowhere. After that, nobody is expected to undo it: a
+    /// kubelet that was killed between NodeUnpublishVolume and NodeUnstageVolume never does.
+    #[arg(
+        long,
+        env = "VINEYARD_STAGING_GRACE",
+        value_name = "SECONDS",
+        default_value_t = 30
+    )]
+    staging_grace: u64,
+
     #[command(flatten)]
     web: WebFlags,
 }

@@ -17,7 +17,7 @@ use vineyard_proto::csi::node_server::NodeServer;
 
 use crate::bill::admin;
 use crate::bytes::Bytes;
-use crate::controller::{self, Controller, Offers};
+use crate::controller::{self, Controller, Forgotten, Offers};
 use crate::edge::Edge;
 use crate::identity::Identity;
 use crate::keyed_lock::KeyedLock;
@@ -77,6 +77,7 @@ impl Parts {
             default_capacity,
             drop_patience,
             node_grace,
+            staging_grace,
             web,
         } = flags;
         let node_grace = Duration::from_secs(node_grace);
@@ -97,6 +98,7 @@ impl Parts {
             node_grace,
             events: self.records.events.clone(),
             cloning: tokio::sync::Mutex::default(),
+            forgotten: Forgotten::after(Duration::from_secs(staging_grace)),
             locks: KeyedLock::default(),
         });
         let service = controller::Service {

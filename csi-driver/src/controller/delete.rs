@@ -27,7 +27,13 @@ impl Controller {
         let marked = catalog::change::<Error>(&*self.catalog, &id, |volume| {
             // Kubelet of a dead node takes nothing away any more.
             let (stagings, publications) = volume.users(|node| !all.is_dead(node, self.node_grace));
-            if volume.phase != Phase::Deleting && stagings + publications > 0 {
+            let is_used = if publications > 0 {
+                self.forgotten.forget(&id);
+                true
+            } else {
+                stagings > 0 && !self.forgotten.is_staged(&id)
+            };
+            if volume.phase != Phase::Deleting && is_used {
                 return Err(Error::InUse {
                     id: id.clone(),
                     publications,
@@ -42,6 +48,9 @@ impl Controller {
                     clones: clones.join(", "),
                 });
             }
+            if volume.phase != Phase::Deleting && stagings > 0 {
+                tracing::warn!(volume.id = %id, stagings, "deleted although it is staged: nobody has unstaged it for a while");
+            }
             volume.phase = Phase::Deleting;
             Ok(())
         });
@@ -51,11 +60,12 @@ impl Controller {
         if let Err(error @ (Error::InUse { .. } | Error::Cloned { .. } | Error::Dropping { .. })) =
             &deleted
         {
-            let about = [Subject::Volume(id)];
+            let about = [Subject::Volume(id.clone())];
             self.events
                 .publish(Reason::BytesInUse, &about, error.to_string());
         }
         deleted?;
+        self.forgotten.forget(&id);
         fail_point!("delete.removed");
         Ok(DeleteVolumeResponse {})
     }

@@ -6,6 +6,7 @@ mod create;
 mod delete;
 mod error;
 mod expand;
+mod forgotten;
 mod list;
 mod modify;
 mod offers;
@@ -42,6 +43,7 @@ use crate::volume::{Catalog, VolumeId};
 
 pub(crate) use budget::NodeBudget;
 pub(crate) use error::Error;
+pub(crate) use forgotten::Forgotten;
 pub(crate) use offers::Offers;
 
 /// The volumes and the nodes that they fit on.
@@ -61,6 +63,8 @@ pub(crate) struct Controller {
     pub(crate) cloning: Mutex<()>,
     /// How long a node may be silent before it is taken for dead.
     pub(crate) node_grace: Duration,
+    /// Stagings that keep a volume from being deleted, for a while.
+    pub(crate) forgotten: Forgotten,
     /// Where users are told what happened.
     pub(crate) events: Events,
 }

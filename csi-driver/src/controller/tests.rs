@@ -25,6 +25,7 @@ fn controller(nodes: &[&str]) -> (TempDir, Arc<Controller>) {
         drop_patience: Duration::ZERO,
         node_grace: Duration::from_secs(40),
         cloning: Mutex::default(),
+        forgotten: Forgotten::after(Duration::from_secs(30)),
         locks: KeyedLock::default(),
     };
     (folder, Arc::new(controller))
@@ -269,6 +270,62 @@ async fn requests_that_no_volume_can_meet_are_refused() {
 }
 
 #[tokio::test]
+async fn a_staging_that_nobody_undoes_keeps_a_volume_for_a_while_and_a_publication_for_ever() {
+    let (_folder, mut controller) = controller(&["a=64MiB"]);
+    controller.create(wish("v", 1)).await.unwrap();
+    let id = VolumeId::of_name("v");
+    let node = NodeId::parse("a").unwrap();
+    let (boot_id, claim) = (String::from("boot"), claim());
+    let staging = crate::volume::Staging {
+        node: node.clone(),
+        boot_id: boot_id.clone(),
+        path: "/staging".into(),
+        claim: claim.clone(),
+    };
+    let publication = crate::volume::Publication {
+        node,
+        boot_id,
+        path: "/target".into(),
+        pod_uid: None,
+        pod: None,
+        claim,
+    };
+    change::<Error>(&*controller.catalog, &id, |volume| {
+        volume.stagings = vec![staging.clone()];
+        volume.publications = vec![publication.clone()];
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let in_use = Code::FailedPrecondition;
+    assert_eq!(code(controller.delete(delete("v")).await), in_use);
+    Arc::get_mut(&mut controller).unwrap().forgotten = Forgotten::after(Duration::ZERO);
+    assert_eq!(code(controller.delete(delete("v")).await), in_use);
+    let unpublished = change::<Error>(&*controller.catalog, &id, |volume| {
+        volume.publications.clear();
+        Ok(())
+    });
+    unpublished.await.unwrap();
+    let after = |grace| Forgotten::after(Duration::from_secs(grace));
+    Arc::get_mut(&mut controller).unwrap().forgotten = after(3600);
+    for _ in 0..2 {
+        assert_eq!(code(controller.delete(delete("v")).await), in_use);
+    }
+    Arc::get_mut(&mut controller).unwrap().forgotten = after(0);
+    controller.delete(delete("v")).await.unwrap();
+    assert!(controller.catalog.list().await.unwrap().volumes.is_empty());
+}
+
+fn claim() -> crate::volume::Claim {
+    crate::volume::Claim {
+        access_mode: crate::volume::AccessMode::SingleNodeWriter,
+        read_only: false,
+        no_exec: false,
+        no_atime: false,
+    }
+}
+
+#[tokio::test]
 async fn a_volume_in_use_is_not_deleted_and_one_whose_memory_is_left_is_deleted_later() {
     let (_folder, controller) = controller(&["a=64MiB"]);
     controller.create(wish("v", 1)).await.unwrap();
@@ -293,12 +350,7 @@ async fn a_volume_in_use_is_not_deleted_and_one_whose_memory_is_left_is_deleted_
             node: node.clone(),
             boot_id: "boot".into(),
             path: "/staging".into(),
-            claim: crate::volume::Claim {
-                access_mode: crate::volume::AccessMode::SingleNodeWriter,
-                read_only: false,
-                no_exec: false,
-                no_atime: false,
-            },
+            claim: claim(),
         });
     })
     .await
@@ -338,12 +390,7 @@ async fn a_volume_on_a_dead_node_is_deleted_and_stays_booked_there() {
             path: "/target".into(),
             pod_uid: None,
             pod: None,
-            claim: crate::volume::Claim {
-                access_mode: crate::volume::AccessMode::SingleNodeWriter,
-                read_only: false,
-                no_exec: false,
-                no_atime: false,
-            },
+            claim: claim(),
         });
         Ok(())
     })

@@ -35,6 +35,7 @@ fn controller(folder: &Path) -> Controller {
         drop_patience: std::time::Duration::ZERO,
         node_grace: std::time::Duration::from_secs(40),
         cloning: tokio::sync::Mutex::default(),
+        forgotten: crate::controller::Forgotten::after(std::time::Duration::from_secs(30)),
         locks: KeyedLock::default(),
     }
 }
