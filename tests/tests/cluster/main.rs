@@ -9,6 +9,7 @@ mod elsewhere;
 mod examples;
 mod fan_out;
 mod first;
+mod forgotten;
 mod journey;
 mod latency;
 mod left;
