@@ -69,7 +69,7 @@ fn what_is_looked_at_for_a_moment_when_it_is_to_be_freed_is_freed() {
     write(&path, SIZE, SEALED);
     let look = |held| {
         thread::spawn(move || {
-            thread::sleep(Duration::from_millis(20));
+            thread::sleep(Duration::from_millis(5));
             drop(held);
         });
     };

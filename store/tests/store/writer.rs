@@ -106,7 +106,7 @@ impl Payer for LookedAt {
     }
 }
 
-/// Keeps a page of the file in a pipe for 30 ms.
+/// Keeps a page of the file in a pipe for 5 ms.
 fn hold(file: BorrowedFd<'_>, offset: u64) {
     let (reader, writer) = std::io::pipe().unwrap();
     let mut offset = i64::try_from(offset).unwrap();
@@ -117,7 +117,7 @@ fn hold(file: BorrowedFd<'_>, offset: u64) {
     };
     assert_eq!(moved, 4096);
     thread::spawn(move || {
-        thread::sleep(Duration::from_millis(30));
+        thread::sleep(Duration::from_millis(5));
         drop(reader);
     });
 }
