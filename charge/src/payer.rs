@@ -9,6 +9,7 @@ mod probe;
 mod remote;
 mod room;
 
+pub(crate) use fill::free;
 pub use own::OwnPayer;
 pub use remote::RemotePayer;
 

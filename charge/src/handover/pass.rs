@@ -33,6 +33,9 @@ use crate::tree::{self, Visit};
 /// Of how many leftovers the details are kept.
 const NAMED: usize = 100;
 
+/// No file is longer: the last whole page of what the kernel can count.
+const LONGEST: u64 = i64::MAX as u64 & !(PAGE - 1);
+
 const OWN: &str = ".vineyard";
 const OBJECTS: &str = ".vineyard/objects";
 const TRASH: &str = ".vineyard/trash";
@@ -373,7 +376,7 @@ impl<'scope, 'a: 'scope> Pass<'scope, 'a> {
         {
             let beyond = Extent {
                 offset: end,
-                length: u64::MAX,
+                length: LONGEST.saturating_sub(end),
             };
             is_free = punch(writable.as_fd(), &[beyond], || {
                 !has_pages_beyond(file.as_fd(), end)

@@ -228,7 +228,7 @@ fn allocate(file: BorrowedFd<'_>, offset: u64, length: u64) -> Result<(), Reserv
 }
 
 /// Frees the pages of a whole extent.
-pub(super) fn free(file: BorrowedFd<'_>, extent: Extent) {
+pub(crate) fn free(file: BorrowedFd<'_>, extent: Extent) {
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     let end = (extent.offset + extent.length).next_multiple_of(PAGE);
     let (Ok(offset), Ok(length)) = (signed(extent.offset), signed(end - extent.offset)) else {

@@ -4,12 +4,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::thread;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::stat::{FileStat, futimens};
 use nix::sys::time::TimeSpec;
 
-use crate::payer::Extent;
+use crate::payer::{Extent, free};
 
 /// How often it is tried, 127 ms in all.
 const ROUNDS: u32 = 8;
@@ -19,19 +17,12 @@ const ROUNDS: u32 = 8;
 /// Of a huge page the kernel frees a part by splitting it. That fails while somebody looks at one of its pages, such as a
 /// survey in another process; the part is then only zeroed, and `fallocate` says nothing.
 pub(crate) fn punch(file: BorrowedFd<'_>, extents: &[Extent], is_done: impl Fn() -> bool) -> bool {
-    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     for round in 0..ROUNDS {
         if round > 0 {
             thread::sleep(Duration::from_millis(1 << (round - 1)));
         }
         for extent in extents {
-            let Ok(offset) = i64::try_from(extent.offset) else {
-                continue;
-            };
-            // No file is longer.
-            let most = i64::MAX - 4095 - offset;
-            let length = i64::try_from(extent.length).map_or(most, |length| length.min(most));
-            while fallocate(file, flags, offset, length) == Err(Errno::EINTR) {}
+            free(file, *extent);
         }
         if is_done() {
             return true;

@@ -27,13 +27,9 @@ impl Controller {
         let marked = catalog::change::<Error>(&*self.catalog, &id, |volume| {
             // Kubelet of a dead node takes nothing away any more.
             let (stagings, publications) = volume.users(|node| !all.is_dead(node, self.node_grace));
-            let is_used = if publications > 0 {
-                self.forgotten.forget(&id);
-                true
-            } else {
-                stagings > 0 && !self.forgotten.is_staged(&id)
-            };
-            if volume.phase != Phase::Deleting && is_used {
+            if volume.phase != Phase::Deleting
+                && self.forgotten.is_in_use(&id, stagings, publications)
+            {
                 return Err(Error::InUse {
                     id: id.clone(),
                     publications,

@@ -27,14 +27,18 @@ impl Forgotten {
         }
     }
 
-    /// The volume is staged and not published. Returns whether it was for longer than the grace.
-    pub(super) fn is_staged(&self, id: &VolumeId) -> bool {
+    /// Whether so many stagings and publications keep the volume from being deleted.
+    pub(super) fn is_in_use(&self, id: &VolumeId, stagings: usize, publications: usize) -> bool {
+        if stagings == 0 || publications > 0 {
+            self.forget(id);
+            return publications > 0;
+        }
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         let since = since.entry(id.clone()).or_insert_with(Instant::now);
-        since.elapsed() >= self.grace
+        since.elapsed() < self.grace
     }
 
-    /// It is not any more.
+    /// The volume is gone, or not like this any more.
     pub(super) fn forget(&self, id: &VolumeId) {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         since.remove(id);
